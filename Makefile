@@ -1,0 +1,104 @@
+# parity: every command a person runs. `make help` lists them.
+MAKEFLAGS += -rR
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+MODE ?= release
+B := build/$(MODE)
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+CC := gcc
+AR := ar
+
+# ---- flags -----------------------------------------------------------------------------------------------------
+# Contraction is off everywhere: a kernel that fuses says fmaf or _mm_fmadd itself. No -march, no fast-math.
+warn := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wundef -Wdouble-promotion -Werror
+base := -std=c11 -g -ffp-contract=off -fno-math-errno -pthread -D_POSIX_C_SOURCE=200809L -Iengine -Iharness -I$(B)/gen
+opt_release := -O2
+opt_debug := -O0
+opt_asan := -O1 -fsanitize=address -fno-omit-frame-pointer
+opt_ubsan := -O1 -fsanitize=undefined -fno-sanitize-recover=all
+opt_tsan := -O1 -fsanitize=thread
+opt_fuzz := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+opt_cov := -O0 --coverage
+ifeq ($(opt_$(MODE)),)
+$(error MODE=$(MODE): expected release, debug, asan, ubsan, tsan, fuzz or cov)
+endif
+packages := libcjson libzstd libpcre2-8 libcrypto
+isa_avx2 := -mavx2 -mfma -mf16c -mbmi2
+isa_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mbmi2
+EXTRA_CFLAGS ?=
+
+ifeq ($(filter help clean deps,$(MAKECMDGOALS)),)
+include ci/deps.mk
+endif
+CFLAGS := $(base) $(warn) $(opt_$(MODE)) $(shell pkg-config --cflags $(packages) 2>/dev/null) $(EXTRA_CFLAGS)
+LDLIBS := $(shell pkg-config --libs $(packages) 2>/dev/null) -lm -pthread
+
+# ---- sources: wildcards only; the ISA comes from the file's suffix -----------------------------------------------
+arch := $(shell uname -m)
+x86_only := $(if $(filter x86_64,$(arch)),,%_avx2.c %_avx512.c)
+engine_src := $(filter-out $(x86_only),$(wildcard engine/*.c engine/core/*.c engine/format/*.c engine/quant/*.c engine/model/*.c \
+	engine/ops/*.c engine/ops/*/*.c engine/paths/*.c))
+harness_src := $(wildcard harness/tap/*.c harness/spec/*.c harness/compare/*.c harness/localise/*.c harness/contract/*.c \
+	harness/fault/*.c harness/report/*.c harness/run/*.c harness/fixture/*.c)
+cli_src := $(wildcard harness/cli/*.c)
+test_src := $(wildcard engine/test/test_*.c harness/test/test_*.c)
+fuzz_src := $(wildcard engine/test/fuzz_*.c harness/test/fuzz_*.c)
+obj = $(patsubst %.c,$(B)/%.o,$(1))
+tests := $(patsubst %.c,$(B)/bin/%,$(notdir $(test_src)))
+fuzzers := $(patsubst %.c,$(B)/bin/%,$(notdir $(filter-out %_driver.c,$(fuzz_src))))
+parity := $(B)/bin/parity
+
+.PHONY: help all check check-long parity model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
+
+help: ## this list
+	@awk -F'## ' '/^[a-z-]+:.*## /{split($$1,t,":"); printf "  make %-14s %s\n", t[1], $$2}' $(MAKEFILE_LIST)
+
+all: $(parity) tests ## build the program and the tests
+tests: $(tests)
+fuzzers: $(fuzzers)
+
+$(B)/libforward.a: $(call obj,$(engine_src))
+$(B)/libparity.a: $(call obj,$(harness_src))
+$(B)/%.a:
+	@mkdir -p $(@D)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+suffix_isa = $(isa_$(lastword $(subst _, ,$(basename $(notdir $(1))))))
+$(B)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@$(if $(filter 1,$(V)),,echo "  cc $<")
+	$(Q)$(CC) $(CFLAGS) $(call suffix_isa,$<) $(cflags_$(notdir $<)) -MMD -MP -c $< -o $@
+
+# Data files that the program carries, as C arrays of bytes.
+embedded := fixtures/models.json
+$(B)/gen/embedded.c: $(embedded) ci/embed.sh Makefile
+	@mkdir -p $(@D)
+	$(Q)sh ci/embed.sh $(embedded) > $@
+$(B)/gen/embedded.o: $(B)/gen/embedded.c
+	$(Q)$(CC) $(CFLAGS) -c $< -o $@
+
+libs := $(B)/libparity.a $(B)/libforward.a
+$(parity): $(call obj,$(cli_src)) $(B)/gen/embedded.o $(libs)
+	@mkdir -p $(@D)
+	@$(if $(filter 1,$(V)),,echo "  ld $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %.a,$^) -Wl,--start-group $(libs) -Wl,--end-group $(LDLIBS)
+
+# A test sees the whole of both libraries; --wrap lets it fail the n-th allocation.
+define test_rule
+$(B)/bin/$(basename $(notdir $(1))): $(call obj,$(1)) $(B)/gen/embedded.o $(libs)
+	@mkdir -p $$(@D)
+	$(Q)$(CC) $(CFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $(libs) -Wl,--end-group $$(wrap_$(notdir $(1))) $$(shell pkg-config --libs check) $(LDLIBS)
+endef
+$(foreach t,$(test_src),$(eval $(call test_rule,$(t))))
+
+define fuzz_rule
+$(B)/bin/$(basename $(notdir $(1))): $(call obj,$(1)) $(call obj,engine/test/fuzz_driver.c) $(B)/gen/embedded.o $(libs)
+	@mkdir -p $$(@D)
+	$(Q)$(CC) $(CFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $(libs) -Wl,--end-group $(LDLIBS)
+endef
+$(foreach t,$(filter-out %_driver.c,$(fuzz_src)),$(eval $(call fuzz_rule,$(t))))
+
+-include $(patsubst %.o,%.d,$(call obj,$(engine_src) $(harness_src) $(cli_src) $(test_src) $(fuzz_src)))

@@ -1,0 +1,23 @@
+#!/bin/sh
+# ci/embed.sh FILE...: prints a C file with each FILE as bytes, found by name through par_embedded().
+set -eu
+echo '#include "report/embedded.h"'
+echo '#include <string.h>'
+i=0
+for f in "$@"; do
+    echo "static const unsigned char file_$i[] = {"
+    od -An -v -tu1 "$f" | sed 's/  */,/g; s/^,//; s/$/,/'
+    echo "0};"
+    i=$((i + 1))
+done
+echo 'const char *par_embedded(const char *name, size_t *n_bytes) {'
+i=0
+for f in "$@"; do
+    echo "    if (!strcmp(name, \"$f\")) {"
+    echo "        *n_bytes = sizeof file_$i - 1;"
+    echo "        return (const char *)file_$i;"
+    echo "    }"
+    i=$((i + 1))
+done
+echo '    return NULL;'
+echo '}'

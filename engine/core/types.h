@@ -1,0 +1,86 @@
+/* engine/core/types.h: the names of ops, of number formats, and of what an op promises about its arithmetic. */
+#ifndef ENGINE_CORE_TYPES_H
+#define ENGINE_CORE_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- taps --------------------------------------------------------------------------------------------------------
+ * Ops in the order in which a layer computes them. The value of each is a tap of the same name. `in` lists the views an
+ * override receives, in this order, and what the op computes from them. */
+enum fwd_op {
+    FWD_OP_INP_EMBD = 0, /* row of the embedding, decoded.            in: token ids (I32 [n_pos]) */
+    FWD_OP_ATTN_NORM, /* rmsnorm(in0) * weight.                    in: residual (inp_embd or l_out of the layer below)
+                       */
+    FWD_OP_ATTN_NORM_Q8, /* attn_norm as the matmul reads it.         in: attn_norm. Absent where activations stay float
+                          */
+    FWD_OP_QCUR,         /* wq . in0 + bq.                            in: attn_norm_q8, or attn_norm if there is none */
+    FWD_OP_KCUR,         /* wk . in0 + bk.                            in: the same */
+    FWD_OP_VCUR,         /* wv . in0 + bv.                            in: the same */
+    FWD_OP_QCUR_ROPE,    /* rotation of in0 by position.              in: Qcur */
+    FWD_OP_KCUR_ROPE,    /*                                           in: Kcur */
+    FWD_OP_K_CACHE,      /* K rows 0 .. pos0+n_pos-1 of this layer as attention reads them.  in: Kcur_rope */
+    FWD_OP_V_CACHE,      /* V rows likewise.                          in: Vcur */
+    FWD_OP_KQV_OUT,      /* causal attention, heads concatenated.     in: Qcur_rope, K_cache, V_cache */
+    FWD_OP_KQV_OUT_Q8,   /*                                           in: kqv_out */
+    FWD_OP_ATTN_OUT,     /* wo . in0.                                 in: kqv_out_q8, or kqv_out */
+    FWD_OP_FFN_INP,      /* in0 + in1.                                in: attn_out, residual */
+    FWD_OP_FFN_NORM,     /* rmsnorm(in0) * weight.                    in: ffn_inp */
+    FWD_OP_FFN_NORM_Q8,  /*                                           in: ffn_norm */
+    FWD_OP_FFN_GATE,     /* gate . in0.                               in: ffn_norm_q8, or ffn_norm */
+    FWD_OP_FFN_UP,       /* up . in0.                                 in: the same */
+    FWD_OP_FFN_SWIGLU,   /* silu(in0) * in1.                          in: ffn_gate, ffn_up */
+    FWD_OP_FFN_SWIGLU_Q8,  /*                                           in: ffn_swiglu */
+    FWD_OP_FFN_OUT,        /* down . in0.                               in: ffn_swiglu_q8, or ffn_swiglu */
+    FWD_OP_L_OUT,          /* in0 + in1.                                in: ffn_out, ffn_inp */
+    FWD_OP_RESULT_NORM,    /* rmsnorm(in0) * weight.                    in: l_out of the last layer */
+    FWD_OP_RESULT_NORM_Q8, /* absent when the head computes in float.   in: result_norm */
+    FWD_OP_RESULT_OUTPUT,  /* output . in0.                             in: result_norm_q8, or result_norm */
+    FWD_OP_COUNT
+};
+
+/* llama.cpp's tap name without the layer ("attn_norm", "Qcur", ...); _q8 and _cache are ours. */
+const char *fwd_op_name(enum fwd_op op);
+/* FWD_OP_COUNT for an unknown name. */
+enum fwd_op fwd_op_by_name(const char *name);
+/* False for inp_embd, result_norm, result_norm_q8, result_output: their layer is -1. */
+bool fwd_op_in_layer(enum fwd_op op);
+
+enum fwd_dtype {
+    FWD_F32 = 0,
+    FWD_F64 = 1,
+    FWD_F16 = 2,
+    FWD_I32 = 3,
+    FWD_Q8_K =
+        4, /* blocks of 256: { f32 d; i8 q[256]; i16 sum16[16]; } 292 bytes, sum16[j] = q[16j] + .. + q[16j+15] */
+    FWD_Q8_32 = 5 /* blocks of 32:  { f32 d; i32 sum; i8 q[32]; }         40 bytes, sum = q[0] + .. + q[31] */
+};
+size_t fwd_dtype_row_bytes(enum fwd_dtype dtype, int64_t n_values);
+const char *fwd_dtype_name(enum fwd_dtype dtype);
+
+/* ---- declared numerics, as plain data (design: numerics.md, section 1) ------------------------------------------- */
+enum fwd_accumulator { FWD_ACC_F32 = 0, FWD_ACC_F64 = 1, FWD_ACC_EXACT = 2 };
+enum fwd_act_rule {
+    FWD_ACT_NONE = 0, /* inputs used as they are */
+    FWD_ACT_AMAX127 =
+        1 /* per block: d = amax/127 and id = 127/amax (F32 divisions); q = x*id rounded half to even, cut
+           * to [-127, 127]; amax < 2^-100: d = 0, q = 0; a block with a NaN or infinity: d = NaN, q = 0 */
+};
+struct fwd_numerics {
+    uint32_t size;
+    enum fwd_dtype act;         /* format of the input as the op reads it: F32, F64, F16, Q8_K, Q8_32 */
+    enum fwd_act_rule act_rule; /* how it was made from the float tap before it */
+    enum fwd_accumulator accumulator;
+    int chain_block;     /* K values that one step of the longest chain covers: the chain has ... */
+    int chain_per_block; /* ... ceil(K / chain_block) * chain_per_block + chain_extra inexact additions */
+    int chain_extra;
+    int final_roundings;                                   /* c: scale products, bias, store */
+    bool fma;                                              /* chain steps are fused */
+    bool ftz;                                              /* denormals flushed */
+    enum fwd_dtype store;                                  /* type of the stored result */
+    float exp_ulp, div_ulp, sqrt_ulp, sincos_ulp, pow_ulp; /* accuracy of the functions used; 0: not used */
+    enum fwd_accumulator angle;                            /* RoPE: precision of position * frequency */
+};
+
+#endif

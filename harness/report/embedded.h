@@ -1,0 +1,11 @@
+/* harness/report/embedded.h: data files that were compiled into the program (the list is in the Makefile). */
+#ifndef HARNESS_REPORT_EMBEDDED_H
+#define HARNESS_REPORT_EMBEDDED_H
+
+#include <stddef.h>
+
+/* The bytes of "fixtures/models.json" and its like, followed by a NUL that *n_bytes does not count; NULL: no such file.
+ */
+const char *par_embedded(const char *name, size_t *n_bytes);
+
+#endif

@@ -1,0 +1,121 @@
+/* harness/report/report.h: everything one `parity run` measured, as plain data, and its renderings.
+ * The run fills it, the writers only read it: no writer computes a verdict. Strings are owned by the arena `text`. */
+#ifndef HARNESS_REPORT_REPORT_H
+#define HARNESS_REPORT_REPORT_H
+
+#include "compare/metrics.h"
+#include "compare/verdict.h"
+#include "engine.h"
+#include "spec/judge.h"
+
+#include <stdio.h>
+
+#define PAR_REPORT_SCHEMA "parity-report-v1"
+
+struct par_report_op { /* one op of one layer, both sides */
+    enum fwd_op op;
+    int layer;
+    struct par_op_row ref, cand;
+    bool has_free_run;
+    struct par_metrics free_run; /* candidate against reference, over all positions kept */
+};
+struct par_report_logits { /* one position */
+    int pos;
+    bool decode; /* teacher-forced decode step, not prompt */
+    struct par_logit_metrics m;
+    double spread;   /* explained spread: the ensemble's quantile of max(e_j - e_1) (scaled), or NaN: not measured */
+    double distance; /* relative L2 of the centred difference */
+    double spread_distance; /* the same of the ensemble, its quantile */
+    enum par_verdict verdict;
+    const char *what; /* "equal", "certified near-tie", "flip beyond the spread", "distance beyond the spread" */
+};
+struct par_report_arm {     /* one knob or op flipped */
+    const char *id;         /* "kv=f32", "schedule=step", ... */
+    const char *what;       /* one line */
+    const char *hypothesis; /* "H2" */
+    bool ran;
+    bool expect_same_bits;
+    bool same_bits; /* logits hash equal to the base run's */
+    uint64_t logits_hash;
+    double distance_to_ref; /* relative L2 at the logits, last position judged; base run's beside it */
+    double distance_base;
+    const char *result;  /* one line */
+    const char *command; /* reproduces it */
+};
+struct par_report_hypothesis {
+    const char *id, *title;
+    const char *verdict; /* "SUPPORTED" | "FALSIFIED" | "UNTESTED" */
+    const char *evidence;
+    const char *command;
+};
+struct par_report_contract { /* one falsification test */
+    const char *contract, *id, *rule;
+    enum par_verdict verdict;
+    const char *detail;
+};
+struct par_report_pair {
+    const char *name, *value;
+};
+struct par_report_coverage {
+    const char *path, *schedule, *what;
+    int64_t n_done, n_total;
+};
+
+struct par_report {
+    enum par_verdict verdict;
+    /* the first page */
+    const char *answer;  /* "noise", "bug", "not known" with a reason */
+    const char *side;    /* "neither", "candidate", "reference", "both" */
+    const char *guilty;  /* "Qcur of layer 3 (and 2 more)", or "none" */
+    const char *worst;   /* element, expected, got, bound, bytes */
+    const char *tokens;  /* do tokens change */
+    const char *command; /* reproduces this report */
+    const char *scope;   /* what the verdict covers */
+
+    const char *model_path, *model_sha256, *ref_path, *cand_path, *prompt;
+    const int32_t *ids;
+    int n_ids, n_prompt; /* n_ids - n_prompt teacher-forced decode steps */
+    const struct par_report_op *ops;
+    int n_ops;
+    const struct par_report_logits *logits;
+    int n_logits;
+    const struct par_report_arm *arms;
+    int n_arms;
+    const struct par_report_hypothesis *hypotheses;
+    int n_hypotheses;
+    const struct par_report_contract *contracts;
+    int n_contracts;
+    const struct par_report_coverage *coverage;
+    int n_coverage;
+    const struct par_report_pair *config; /* "n_layer": "engine 28, harness 28" ... */
+    int n_config;
+    const struct par_report_pair *variants; /* "matmul_q Q4_K": "avx512 (fastest of ...)" */
+    int n_variants;
+    const struct par_report_pair *proofs; /* "neutral": "logits 0x.. with taps, 0x.. without: same" ... */
+    int n_proofs;
+    const struct par_report_pair *receipt; /* build, host, cpu, threads, seconds per part, peak RSS, date */
+    int n_receipt;
+    struct par_text *text;
+};
+
+/* An arena for the report's strings and arrays; everything is freed at once. */
+struct par_text;
+struct par_text *par_text_create(void);
+void par_text_free(struct par_text *t);
+void *par_text_alloc(struct par_text *t, size_t n_bytes); /* zeroed; NULL: no memory */
+/* printf into the arena; "" when memory is out. */
+const char *par_text_printf(struct par_text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+enum par_report_detail { PAR_DETAIL_BRIEF, PAR_DETAIL_NORMAL, PAR_DETAIL_FULL };
+/* The text of `parity run`: first page, logits, profile plot, guilty ops, arms, hypotheses, coverage, proofs, receipt.
+ */
+void par_report_text(const struct par_report *r, enum par_report_detail detail, FILE *out);
+/* Allocated (fwd_free), NUL-terminated; NULL when memory is out. */
+char *par_report_json(const struct par_report *r);
+char *par_report_verdict_json(const struct par_report *r); /* the small one: verdict, exit, guilty, coverage, hashes */
+char *par_report_junit(const struct par_report *r);
+char *par_report_markdown(const struct par_report *r);
+/* Writes report.txt, report.json, verdict.json, junit.xml, report.md into dir (made if missing), each whole or not. */
+enum fwd_status par_report_write(const struct par_report *r, const char *dir, struct fwd_error *err);
+
+#endif

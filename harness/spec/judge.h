@@ -1,0 +1,92 @@
+/* harness/spec/judge.h: the local judgement. Each op's value is computed again, by the harness's own code, from the
+ * candidate's own captured inputs, and the candidate's output is held against it with an element-wise bound.
+ *
+ * par_judge_eval is the judge hook (architecture.md, decision 3): everything else here is bookkeeping around it. Shares
+ * with the engine the byte parser and nothing else: own hyper-parameters, own binding, own decoders, own quantisers. */
+#ifndef HARNESS_SPEC_JUDGE_H
+#define HARNESS_SPEC_JUDGE_H
+
+#include "compare/verdict.h"
+#include "engine.h"
+
+/* ---- the harness's own reading of a model file --------------------------------------------------------------- */
+struct par_spec_config {
+    char arch[32];
+    int n_layer, n_embd, n_ff, n_head, n_kv_head, head_dim, n_rope;
+    int64_t n_vocab;
+    bool rope_neox;
+    double rope_theta;
+    double norm_eps;
+    bool tied_head, qkv_bias;
+};
+struct par_spec_model; /* own binding by tensor name */
+enum fwd_status par_spec_open(struct par_spec_model **out, const struct fwd_gguf *file, struct fwd_error *err);
+void par_spec_close(struct par_spec_model *m);
+const struct par_spec_config *par_spec_config(const struct par_spec_model *m);
+/* Differences between this reading and an engine's, one line each, into buf; returns their number. */
+int par_spec_compare_config(const struct par_spec_model *m, const struct fwd_config *engine, char *buf, size_t n);
+
+/* ---- the hook ------------------------------------------------------------------------------------------------- */
+/* C of the slice's bound C * u * sum|t| (numerics.md, section 2, replaces it). */
+#define PAR_JUDGE_C 4.0
+
+struct par_eval {
+    enum fwd_op op;
+    int layer;
+    int pos0, n_pos;          /* of the views */
+    const uint8_t *judge_pos; /* [n_pos] which positions to judge; NULL: all */
+    int n_in;
+    const struct fwd_view *in[4]; /* as the table in engine's enum fwd_op */
+    const struct fwd_view *out;   /* the candidate's */
+    const struct fwd_numerics *numerics;
+};
+struct par_worst {
+    int pos;     /* absolute position */
+    int64_t row; /* index inside that position's row */
+    double expected, got, bound;
+};
+/* One op of one layer, over everything judged so far. */
+struct par_op_row {
+    enum fwd_op op;
+    int layer;
+    enum par_verdict verdict;
+    uint64_t n_judged; /* elements */
+    uint64_t n_over;   /* residue ratio above 1 */
+    uint64_t n_nonfinite_got, n_nonfinite_expected, n_nonfinite_mismatch;
+    double ratio_max, ratio_p50, ratio_p99, ratio_p999;
+    struct par_worst worst; /* at ratio_max */
+    char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */
+};
+/* Judges one call and adds it to *row (zeroed by the caller the first time; quantiles are kept in the judge, not here).
+ */
+struct par_ratio_histogram;
+enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
+                               struct par_op_row *row, struct par_ratio_histogram *hist, struct fwd_error *err);
+
+/* ---- a streaming judge: give it every tap of a path, in order -------------------------------------------------- */
+struct par_judge;
+typedef bool par_numerics_fn(void *ud, enum fwd_op op, int layer, struct fwd_numerics *out);
+struct par_judge_options {
+    par_numerics_fn *numerics; /* what the path declares */
+    void *numerics_ud;
+    int sample_every; /* judge positions p with p % sample_every == sample_at, 1: all */
+    int sample_at;
+    struct fwd_pool *pool;
+};
+enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_model *m,
+                               const struct par_judge_options *options, struct fwd_error *err);
+void par_judge_close(struct par_judge *j);
+/* A new sequence (all positions start over); tokens are what the path was given, for inp_embd. They may grow by calling
+ * par_judge_tokens again with the longer list. */
+enum fwd_status par_judge_tokens(struct par_judge *j, const int32_t *tokens, int n_tokens, struct fwd_error *err);
+enum fwd_status par_judge_seq_begin(struct par_judge *j, struct fwd_error *err);
+/* A fwd_tap_fn; ud is the judge. Copies what later ops need, judges what is complete. A failure is kept and returned by
+ * par_judge_rows. */
+int par_judge_tap(void *ud, const struct fwd_view *view);
+/* rows: one per (op, layer) of the model in forward order, [*n_rows], owned by the judge; an op whose tap or input
+ * never came is UNMEASURED with a note. */
+enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows, struct fwd_error *err);
+/* Positions judged so far (distinct), and elements in all. */
+void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements);
+
+#endif
