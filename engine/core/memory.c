@@ -1,8 +1,10 @@
+#define _GNU_SOURCE
 #include "core/memory.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 void *fwd_alloc(size_t n, size_t size) {
     size_t bytes;
@@ -30,6 +32,17 @@ void *fwd_realloc(void *p, size_t old_bytes, size_t n, size_t size) {
         free(p);
     }
     return q;
+}
+
+void *fwd_alloc_huge(size_t n_bytes) {
+    const size_t huge = (size_t)2 << 20;
+    void *p = NULL;
+    if (n_bytes < huge)
+        return fwd_alloc(n_bytes, 1);
+    if (n_bytes > SIZE_MAX - huge || posix_memalign(&p, huge, n_bytes) != 0)
+        return NULL;
+    (void)madvise(p, n_bytes & ~(huge - 1), MADV_HUGEPAGE); /* only a hint: plain pages are as correct */
+    return p;
 }
 
 char *fwd_strndup(const char *s, size_t len) {
