@@ -56,6 +56,10 @@ struct par_report_contract { /* one falsification test */
 struct par_report_pair {
     const char *name, *value;
 };
+struct par_report_proof { /* of the measurement itself: neutral taps, determinism, declared numerics, ... */
+    const char *name, *value;
+    enum par_verdict verdict; /* UNMEASURED when it was not made, MISTRUSTED when it failed */
+};
 struct par_report_coverage {
     const char *path, *schedule, *what;
     int64_t n_done, n_total;
@@ -91,12 +95,16 @@ struct par_report {
     int n_config;
     const struct par_report_pair *variants; /* "matmul_q Q4_K": "avx512 (fastest of ...)" */
     int n_variants;
-    const struct par_report_pair *proofs; /* "neutral": "logits 0x.. with taps, 0x.. without: same" ... */
+    const struct par_report_proof *proofs; /* "neutral": "logits 0x.. with taps, 0x.. without: same" ... */
     int n_proofs;
     const struct par_report_pair *receipt; /* build, host, cpu, threads, seconds per part, peak RSS, date */
     int n_receipt;
     struct par_text *text;
 };
+
+/* What every writer prints and what the program's exit code comes from: r->verdict, except that HELD without a single
+ * judged element on the candidate's side is UNMEASURED. */
+enum par_verdict par_report_shown(const struct par_report *r);
 
 /* An arena for the report's strings and arrays; everything is freed at once. */
 struct par_text;
@@ -107,8 +115,9 @@ void *par_text_alloc(struct par_text *t, size_t n_bytes); /* zeroed; NULL: no me
 const char *par_text_printf(struct par_text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 enum par_report_detail { PAR_DETAIL_BRIEF, PAR_DETAIL_NORMAL, PAR_DETAIL_FULL };
-/* The text of `parity run`: first page, logits, profile plot, guilty ops, arms, hypotheses, coverage, proofs, receipt.
- */
+/* The text of `parity run`: the first page (BRIEF stops here), logits, error against depth, ops, arms, hypotheses,
+ * contracts, coverage, configuration, proofs, receipt. NORMAL shows the guilty ops and one line per kind of op, FULL
+ * every op and position. At most 110 columns, except commands, which stay on one line. */
 void par_report_text(const struct par_report *r, enum par_report_detail detail, FILE *out);
 /* Allocated (fwd_free), NUL-terminated; NULL when memory is out. */
 char *par_report_json(const struct par_report *r);

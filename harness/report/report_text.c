@@ -1,0 +1,345 @@
+/* The report as text for a terminal. The first page answers the six questions; the rest is the evidence. */
+#include "report/report_escape.h"
+#include "report/report_plot.h"
+#include "report/report_stats.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { WIDTH = 110, LABEL = 15, MOST_POSITIONS = 24, MOST_GUILTY = 40 };
+
+static const char *text_or(const char *s, const char *otherwise) {
+    return s && *s ? s : otherwise;
+}
+
+static void put_line(FILE *out, const char *label, const char *value) {
+    (void)fprintf(out, "%-*s", LABEL, label);
+    par_put_wrapped(out, LABEL, WIDTH, text_or(value, "not known"));
+}
+
+static void put_command(FILE *out, const char *label, const char *command) {
+    (void)fprintf(out, "%-*s", LABEL, label);
+    par_put_plain(out, text_or(command, "not known"));
+    (void)fputc('\n', out);
+}
+
+static void put_title(FILE *out, const char *title) {
+    (void)fprintf(out, "\n== %s ", title);
+    for (int i = (int)strlen(title) + 4; i < WIDTH; i++)
+        (void)fputc('=', out);
+    (void)fputc('\n', out);
+}
+
+static void put_first_page(const struct par_report *r, FILE *out) {
+    put_line(out, "bug or noise", r->answer);
+    put_line(out, "which side", r->side);
+    put_line(out, "guilty op", r->guilty);
+    put_line(out, "worst element", r->worst);
+    put_line(out, "tokens", r->tokens);
+    put_command(out, "reproduce", r->command);
+    enum par_verdict shown = par_report_shown(r);
+    (void)fprintf(out, "%-*s%s (exit %d)\n", LABEL, "verdict", par_verdict_name(shown), par_verdict_exit(shown));
+    put_line(out, "covers", r->scope);
+    (void)fprintf(out, "%-*s%llu elements of %s and %llu of %s against their declared arithmetic", LABEL, "judged",
+                  (unsigned long long)par_report_n_judged(r, PAR_SIDE_CAND), par_side_path(r, PAR_SIDE_CAND),
+                  (unsigned long long)par_report_n_judged(r, PAR_SIDE_REF), par_side_path(r, PAR_SIDE_REF));
+    (void)fprintf(out, ", %d positions of logits\n", r->n_logits);
+}
+
+static void put_input(const struct par_report *r, FILE *out) {
+    put_title(out, "input");
+    put_line(out, "model", r->model_path);
+    put_line(out, "sha256", r->model_sha256);
+    (void)fprintf(out, "%-*s%s (reference), %s (candidate)\n", LABEL, "paths", par_side_path(r, PAR_SIDE_REF),
+                  par_side_path(r, PAR_SIDE_CAND));
+    if (r->prompt)
+        put_line(out, "prompt", r->prompt);
+    (void)fprintf(out, "%-*s%d of the prompt, %d teacher-forced\n", LABEL, "tokens", r->n_prompt,
+                  r->n_ids - r->n_prompt);
+    (void)fprintf(out, "%-*s", LABEL, "ids");
+    int column = LABEL;
+    for (int i = 0; i < r->n_ids; i++) {
+        char id[16];
+        int n = snprintf(id, sizeof id, "%s%d", i ? "," : "", (int)r->ids[i]);
+        if (column + n > WIDTH) {
+            (void)fprintf(out, "\n%*s", LABEL, "");
+            column = LABEL;
+        }
+        (void)fputs(id, out);
+        column += n;
+    }
+    (void)fputc('\n', out);
+}
+
+static void put_logit_row(const struct par_report_logits *l, FILE *out) {
+    (void)fprintf(out, "%6d%c %-10s %6d %6d %8.3g %8.3g %8.3g %8.3g %8.2g %2d/%-2d ", l->pos, l->decode ? 'd' : ' ',
+                  par_verdict_name(l->verdict), (int)l->m.top_ref, (int)l->m.top_got, l->m.margin_ref, l->m.margin_got,
+                  l->distance, l->spread_distance, l->m.kl, l->m.topk_overlap, l->m.k);
+    par_put_plain(out, l->what);
+    (void)fputc('\n', out);
+}
+
+/* Every position that is not HELD, and the last one of the prompt and of the decode steps; all of them when few. */
+static bool logit_row_matters(const struct par_report *r, int i) {
+    bool last_of_kind = i + 1 == r->n_logits || r->logits[i + 1].decode != r->logits[i].decode;
+    return last_of_kind || r->logits[i].verdict != PAR_HELD || r->logits[i].m.top_ref != r->logits[i].m.top_got;
+}
+
+static void put_logits(const struct par_report *r, enum par_report_detail detail, FILE *out) {
+    put_title(out, "logits, position by position");
+    if (r->n_logits == 0) {
+        (void)fprintf(out, "UNMEASURED: no position's logits were compared\n");
+        return;
+    }
+    bool all = detail == PAR_DETAIL_FULL || r->n_logits <= MOST_POSITIONS;
+    (void)fprintf(out, "%6s  %-10s %6s %6s %8s %8s %8s %8s %8s %5s\n", "pos", "verdict", "ref", "cand", "margin",
+                  "of cand", "distance", "spread", "KL", "top k");
+    int n_shown = 0;
+    for (int i = 0; i < r->n_logits; i++) {
+        if (!all && !logit_row_matters(r, i))
+            continue;
+        put_logit_row(&r->logits[i], out);
+        n_shown++;
+    }
+    if (n_shown < r->n_logits)
+        (void)fprintf(out, "and %d more positions, HELD with the same token\n", r->n_logits - n_shown);
+    (void)fprintf(
+        out, "d: a decode step; ref, cand: the best token; margin: best minus second best; distance: relative L2\n");
+}
+
+static void put_profile(const struct par_report *r, FILE *out) {
+    enum { MOST_LAYERS = FWD_MAX_LAYERS };
+    double *y = fwd_calloc(MOST_LAYERS, sizeof *y);
+    unsigned char *has = fwd_calloc(MOST_LAYERS, 1);
+    int n = 0, n_has = 0;
+    for (int i = 0; y && has && i < r->n_ops; i++) {
+        const struct par_report_op *op = &r->ops[i];
+        if (op->op != FWD_OP_L_OUT || op->layer < 0 || op->layer >= MOST_LAYERS)
+            continue;
+        n = op->layer + 1 > n ? op->layer + 1 : n;
+        if (!op->has_free_run || op->free_run.n == 0)
+            continue;
+        has[op->layer] = 1;
+        n_has++;
+        y[op->layer] = op->free_run.n_nonfinite_mismatch ? (double)NAN : op->free_run.rel_l2;
+    }
+    put_title(out, "error against depth: relative L2 of l_out, free run");
+    if (n_has == 0)
+        (void)fprintf(out, "UNMEASURED: no l_out was compared\n");
+    else
+        par_plot_log(out, y, has, n, WIDTH);
+    (void)fprintf(out, "Two correct paths drift apart like this; only the judged ops below can accuse one.\n");
+    fwd_free(y);
+    fwd_free(has);
+}
+
+static void put_op_head(FILE *out) {
+    (void)fprintf(out, "%-20s %-4s %-11s %13s %11s %9s %9s %9s %9s\n", "op", "side", "verdict", "judged", "over",
+                  "ratio", "p50", "p99", "p99.9");
+}
+
+static void put_op_row(const struct par_report_op *op, enum par_side side, FILE *out) {
+    char label[48];
+    const struct par_op_row *row = par_side_row(op, side);
+    (void)fprintf(out, "%-20s %-4s %-11s %13llu %11llu", par_op_label(op->op, op->layer, label, sizeof label),
+                  side == PAR_SIDE_REF ? "ref" : "cand", par_verdict_name(par_row_shown(row)),
+                  (unsigned long long)row->n_judged, (unsigned long long)row->n_over);
+    if (row->n_judged) {
+        (void)fprintf(out, " %9.3g %9.3g %9.3g %9.3g\n", row->ratio_max, row->ratio_p50, row->ratio_p99,
+                      row->ratio_p999);
+        (void)fprintf(out, "%25sworst: position %d, row %lld: got %.9g, expected %.9g, bound %.3g\n", "",
+                      row->worst.pos, (long long)row->worst.row, row->worst.got, row->worst.expected, row->worst.bound);
+    } else {
+        (void)fputc('\n', out);
+    }
+    if (row->note[0]) {
+        (void)fprintf(out, "%25s", "");
+        par_put_wrapped(out, 25, WIDTH, row->note);
+    }
+    if (row->n_nonfinite_got || row->n_nonfinite_expected)
+        (void)fprintf(out, "%25snot finite: %llu got, %llu expected, %llu of them differ\n", "",
+                      (unsigned long long)row->n_nonfinite_got, (unsigned long long)row->n_nonfinite_expected,
+                      (unsigned long long)row->n_nonfinite_mismatch);
+}
+
+static void put_guilty_ops(const struct par_report *r, FILE *out) {
+    int n_guilty = 0;
+    put_title(out, "guilty ops: outside the rounding bound, given their own inputs");
+    for (int i = 0; i < r->n_ops; i++)
+        for (int side = PAR_SIDE_REF; side <= PAR_SIDE_CAND; side++) {
+            if (!par_verdict_accuses(par_row_shown(par_side_row(&r->ops[i], (enum par_side)side))))
+                continue;
+            if (n_guilty == 0)
+                put_op_head(out);
+            if (++n_guilty <= MOST_GUILTY)
+                put_op_row(&r->ops[i], (enum par_side)side, out);
+        }
+    if (n_guilty > MOST_GUILTY)
+        (void)fprintf(out, "and %d more (--full lists them)\n", n_guilty - MOST_GUILTY);
+    if (n_guilty == 0 && par_report_n_judged(r, PAR_SIDE_CAND) + par_report_n_judged(r, PAR_SIDE_REF) == 0)
+        (void)fprintf(out, "UNMEASURED: no op was judged\n");
+    else if (n_guilty == 0)
+        (void)fprintf(out, "none among those judged\n");
+}
+
+static void put_all_ops(const struct par_report *r, FILE *out) {
+    put_title(out, "every op of every layer");
+    put_op_head(out);
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_report_op *op = &r->ops[i];
+        put_op_row(op, PAR_SIDE_REF, out);
+        put_op_row(op, PAR_SIDE_CAND, out);
+        if (op->has_free_run)
+            (void)fprintf(out,
+                          "%25sfree run: rel L2 %.3g, cosine %.9f, max |d| %.3g at %lld (%.5g, %.5g), p50 %.2g, "
+                          "p99 %.2g\n",
+                          "", op->free_run.rel_l2, op->free_run.cosine, op->free_run.max_abs,
+                          (long long)op->free_run.max_at, op->free_run.max_ref, op->free_run.max_got, op->free_run.p50,
+                          op->free_run.p99);
+    }
+}
+
+static void put_group(const struct par_op_group *g, FILE *out) {
+    char layer[16] = "-";
+    if (g->worst && g->worst->layer >= 0 && g->n_judged)
+        (void)snprintf(layer, sizeof layer, "%d", g->worst->layer);
+    if (g->n_rows == 0)
+        (void)fprintf(out, " | %-10s %10s %8s %8s %4s", "no rows", "", "", "", "");
+    else
+        (void)fprintf(out, " | %-10s %10llu %8llu %8.3g %4s", par_verdict_name(g->verdict),
+                      (unsigned long long)g->n_judged, (unsigned long long)g->n_over,
+                      g->n_judged ? g->worst->ratio_max : (double)NAN, layer);
+}
+
+static void put_op_kinds(const struct par_report *r, FILE *out) {
+    put_title(out, "ops by kind, over all layers (ratio: |got - expected| / bound, at most 1 for a correct op)");
+    (void)fprintf(out, "%-14s | %-44s | %s\n", "", par_side_path(r, PAR_SIDE_REF), par_side_path(r, PAR_SIDE_CAND));
+    (void)fprintf(out, "%-14s", "op");
+    for (int side = PAR_SIDE_REF; side <= PAR_SIDE_CAND; side++)
+        (void)fprintf(out, " | %-10s %10s %8s %8s %4s", "verdict", "judged", "over", "ratio", "at");
+    (void)fputc('\n', out);
+    for (int op = 0; op < FWD_OP_COUNT; op++) {
+        struct par_op_group ref, cand;
+        par_op_group_fill(r, PAR_SIDE_REF, (enum fwd_op)op, &ref);
+        par_op_group_fill(r, PAR_SIDE_CAND, (enum fwd_op)op, &cand);
+        if (ref.n_rows == 0)
+            continue;
+        (void)fprintf(out, "%-14s", fwd_op_name((enum fwd_op)op));
+        put_group(&ref, out);
+        put_group(&cand, out);
+        (void)fputc('\n', out);
+    }
+}
+
+static void put_arms(const struct par_report *r, enum par_report_detail detail, FILE *out) {
+    put_title(out, "arms: one knob or op flipped");
+    if (r->n_arms == 0)
+        (void)fprintf(out, "UNMEASURED: no arm was run\n");
+    else
+        (void)fprintf(out, "%-28s %-4s %-22s %10s %10s  %s\n", "arm", "hyp", "bits", "distance", "base", "result");
+    for (int i = 0; i < r->n_arms; i++) {
+        const struct par_report_arm *a = &r->arms[i];
+        const char *bits = !a->ran               ? "not run"
+                           : a->same_bits        ? a->expect_same_bits ? "same, as expected" : "same"
+                           : a->expect_same_bits ? "NOT THE SAME"
+                                                 : "differ, as they may";
+        (void)fprintf(out, "%-28s %-4s %-22s ", text_or(a->id, "?"), text_or(a->hypothesis, "-"), bits);
+        if (a->ran)
+            (void)fprintf(out, "%10.3g %10.3g  ", a->distance_to_ref, a->distance_base);
+        else
+            (void)fprintf(out, "%10s %10s  ", "-", "-");
+        par_put_wrapped(out, 80, WIDTH, text_or(a->result, text_or(a->what, "")));
+        if (a->command && (detail == PAR_DETAIL_FULL || (a->ran && a->expect_same_bits && !a->same_bits)))
+            put_command(out, "", a->command);
+    }
+}
+
+static void put_hypotheses(const struct par_report *r, FILE *out) {
+    put_title(out, "hypotheses");
+    if (r->n_hypotheses == 0)
+        (void)fprintf(out, "UNTESTED: none was evaluated\n");
+    for (int i = 0; i < r->n_hypotheses; i++) {
+        const struct par_report_hypothesis *h = &r->hypotheses[i];
+        (void)fprintf(out, "%-4s%-11s", text_or(h->id, "?"), text_or(h->verdict, "UNTESTED"));
+        par_put_wrapped(out, LABEL, WIDTH, h->title);
+        if (h->evidence && *h->evidence)
+            put_line(out, "", h->evidence);
+        if (h->command && *h->command)
+            put_command(out, "", h->command);
+    }
+}
+
+static void put_contracts(const struct par_report *r, FILE *out) {
+    put_title(out, "contracts");
+    if (r->n_contracts == 0)
+        (void)fprintf(out, "UNMEASURED: none was evaluated\n");
+    const char *contract = "";
+    for (int i = 0; i < r->n_contracts; i++) {
+        const struct par_report_contract *c = &r->contracts[i];
+        if (strcmp(contract, text_or(c->contract, "")) != 0) {
+            contract = text_or(c->contract, "");
+            par_put_plain(out, contract);
+            (void)fputc('\n', out);
+        }
+        (void)fprintf(out, "  %-11s %-38s ", par_verdict_name(c->verdict), text_or(c->id, "?"));
+        par_put_wrapped(out, 53, WIDTH, c->rule);
+        if (c->detail && *c->detail)
+            put_line(out, "", c->detail);
+    }
+}
+
+static void put_coverage(const struct par_report *r, FILE *out) {
+    put_title(out, "coverage");
+    if (r->n_coverage == 0)
+        (void)fprintf(out, "UNMEASURED: nothing was covered\n");
+    for (int i = 0; i < r->n_coverage; i++) {
+        const struct par_report_coverage *c = &r->coverage[i];
+        const char *state = c->n_done == 0 ? "UNMEASURED" : c->n_done < c->n_total ? "part" : "all";
+        (void)fprintf(out, "%-12s %-10s %-10s %12lld of %-12lld ", text_or(c->path, "-"), text_or(c->schedule, "-"),
+                      state, (long long)c->n_done, (long long)c->n_total);
+        par_put_wrapped(out, 64, WIDTH, c->what);
+    }
+}
+
+static void put_pairs(const char *title, const struct par_report_pair *pairs, int n, FILE *out) {
+    if (n == 0)
+        return;
+    put_title(out, title);
+    for (int i = 0; i < n; i++) {
+        int width = par_plain_width(pairs[i].name);
+        par_put_plain(out, pairs[i].name);
+        (void)fprintf(out, "%*s", width < 23 ? 24 - width : 1, "");
+        par_put_wrapped(out, width < 23 ? 24 : width + 1, WIDTH, text_or(pairs[i].value, "not known"));
+    }
+}
+
+static void put_proofs(const struct par_report *r, FILE *out) {
+    put_title(out, "proofs that the measurement is good");
+    if (r->n_proofs == 0)
+        (void)fprintf(out, "UNMEASURED: none was made\n");
+    for (int i = 0; i < r->n_proofs; i++) {
+        (void)fprintf(out, "%-11s %-16s ", par_verdict_name(r->proofs[i].verdict), text_or(r->proofs[i].name, "?"));
+        par_put_wrapped(out, 29, WIDTH, r->proofs[i].value);
+    }
+}
+
+void par_report_text(const struct par_report *r, enum par_report_detail detail, FILE *out) {
+    put_first_page(r, out);
+    if (detail == PAR_DETAIL_BRIEF)
+        return;
+    put_input(r, out);
+    put_logits(r, detail, out);
+    put_profile(r, out);
+    put_guilty_ops(r, out);
+    put_op_kinds(r, out);
+    if (detail == PAR_DETAIL_FULL)
+        put_all_ops(r, out);
+    put_arms(r, detail, out);
+    put_hypotheses(r, out);
+    put_contracts(r, out);
+    put_coverage(r, out);
+    put_pairs("configuration, read twice", r->config, r->n_config, out);
+    put_pairs("what really ran", r->variants, r->n_variants, out);
+    put_proofs(r, out);
+    put_pairs("receipt", r->receipt, r->n_receipt, out);
+}
