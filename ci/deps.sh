@@ -1,12 +1,20 @@
 #!/bin/sh
-# ci/deps.sh [--check]: the Debian/Ubuntu packages that a build needs. --check only asks (exit 1: something is missing).
+# ci/deps.sh [--model] [--check]: the Debian/Ubuntu packages that a build needs, or with --model those that fetching a
+# model needs. --check only asks (exit 1: something is missing).
 # Installs as root or through sudo without a password; otherwise prints the one line to run and fails.
 set -u
-packages="gcc libc6-dev pkg-config libcjson-dev check libzstd-dev libpcre2-dev libssl-dev"
-modules="libcjson check libzstd libpcre2-8 libcrypto"
-missing=no
-command -v gcc >/dev/null 2>&1 && command -v pkg-config >/dev/null 2>&1 || missing=yes
-[ $missing = no ] && { pkg-config --exists $modules || missing=yes; }
+if [ "${1:-}" = --model ]; then
+    shift
+    packages="python3 python3-pip"
+    missing=no
+    python3 -m pip --version >/dev/null 2>&1 || missing=yes
+else
+    packages="gcc libc6-dev pkg-config libcjson-dev check libzstd-dev libpcre2-dev libssl-dev"
+    modules="libcjson check libzstd libpcre2-8 libcrypto"
+    missing=no
+    command -v gcc >/dev/null 2>&1 && command -v pkg-config >/dev/null 2>&1 || missing=yes
+    [ $missing = no ] && { pkg-config --exists $modules || missing=yes; }
+fi
 [ $missing = no ] && exit 0
 [ "${1:-}" = --check ] && exit 1
 line="apt-get update && apt-get install -y --no-install-recommends $packages"
