@@ -1,0 +1,44 @@
+/* engine/ops/matmul_f/matmul_f_ref.c: plain C, the definition. */
+#include "ops/matmul_f/matmul_drive.h"
+#include "ops/matmul_f/matmul_f.h"
+
+#include <math.h>
+
+typedef float real;
+typedef float vec;
+#define MAX_TILE 4
+enum { LANES = 1, VECS = 2 };
+
+static inline vec vec_zero(void) {
+    return 0;
+}
+static inline vec vec_load(const real *p) {
+    return *p;
+}
+static inline void vec_store(real *p, vec a) {
+    *p = a;
+}
+static inline vec vec_splat(const real *p) {
+    return *p;
+}
+static inline vec vec_add(vec a, vec b) {
+    return a + b;
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return fmaf(a, b, c);
+}
+
+static void pack_panel(const float *rows, int64_t n_k, void *panel) {
+    real *dst = panel;
+    for (int64_t k = 0; k < n_k; k++)
+        for (int r = 0; r < MATMUL_STRIP; r++)
+            dst[k * MATMUL_STRIP + r] = rows[r * MATMUL_DEPTH + k];
+}
+
+#include "ops/matmul_f/matmul_tile.h"
+
+matmul_f_fn matmul_f_ref;
+void matmul_f_ref(const struct fwd_matmul_f_args *a) {
+    struct matmul_call call = {&kernel, a->w, a->x, a->ld_x, a->n_pos, a->bias, a->y, a->ld_y, a->scratch, a->pool};
+    matmul_drive(&call);
+}
