@@ -40,5 +40,5 @@ static void pack_panel(const float *rows, int64_t n_k, void *panel) {
 matmul_d_fn matmul_d_ref;
 void matmul_d_ref(const struct fwd_matmul_d_args *a) {
     struct matmul_call call = {&kernel, a->w, a->x, a->ld_x, a->n_pos, a->bias, a->y, a->ld_y, a->scratch, a->pool};
-    matmul_drive(&call);
+    fwd_matmul_drive(&call);
 }

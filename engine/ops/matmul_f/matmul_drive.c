@@ -137,7 +137,7 @@ static void multiply_chunk(void *ctx, int thread, int n_threads) {
         multiply_strip(c, s * MATMUL_STRIP, mine);
 }
 
-void matmul_drive(const struct matmul_call *call) {
+void fwd_matmul_drive(const struct matmul_call *call) {
     assert(fwd_decode_for(call->w->type) && call->w->data);
     for (int pos0 = 0; pos0 < call->n_pos; pos0 += MATMUL_CHUNK) {
         struct chunk c = {.call = call, .pos0 = pos0};

@@ -46,6 +46,6 @@ struct matmul_call {
     struct fwd_pool *pool;
 };
 
-void matmul_drive(const struct matmul_call *call);
+void fwd_matmul_drive(const struct matmul_call *call);
 
 #endif

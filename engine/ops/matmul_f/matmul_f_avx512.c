@@ -43,5 +43,5 @@ static void pack_panel(const float *rows, int64_t n_k, void *panel) {
 matmul_f_fn matmul_f_avx512;
 void matmul_f_avx512(const struct fwd_matmul_f_args *a) {
     struct matmul_call call = {&kernel, a->w, a->x, a->ld_x, a->n_pos, a->bias, a->y, a->ld_y, a->scratch, a->pool};
-    matmul_drive(&call);
+    fwd_matmul_drive(&call);
 }
