@@ -5,6 +5,7 @@
 #include "core/cpu.h"
 #include "engine.h"
 #include "ops/act_quant/act_quant.h"
+#include "ops/matmul_f/matmul_f.h"
 #include "ops/matmul_q/matmul_q.h"
 
 #include <stddef.h>
