@@ -20,6 +20,7 @@ struct fwd_tokenizer_info {
     const char *model; /* "gpt2" */
     const char *pre;   /* "qwen2" */
     int64_t n_vocab, n_merges, n_special;
+    int n_missing_bytes; /* bytes that no token stands for: encoding leaves them out, as the models' own code does */
     int32_t bos, eos, eot, unk, pad; /* -1: none */
     bool add_bos;
 };
