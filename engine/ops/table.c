@@ -7,6 +7,11 @@
 #include "ops/act_quant/act_quant.h"
 #include "ops/matmul_f/matmul_f.h"
 #include "ops/matmul_q/matmul_q.h"
+#include "ops/add/add.h"
+#include "ops/attention/attention.h"
+#include "ops/rmsnorm/rmsnorm.h"
+#include "ops/rope/rope.h"
+#include "ops/swiglu/swiglu.h"
 
 #include <stddef.h>
 #include <string.h>
