@@ -24,6 +24,10 @@ opt_cov := -O0 --coverage
 ifeq ($(opt_$(MODE)),)
 $(error MODE=$(MODE): expected release, debug, asan, ubsan, tsan, fuzz or cov)
 endif
+# The judge decodes and multiplies whole models; its loops are plain C for the vectoriser.
+cflags_spec_dot.c := $(if $(filter release,$(MODE)),-O3)
+cflags_spec_decode.c := $(cflags_spec_dot.c)
+cflags_eval_matmul.c := $(cflags_spec_dot.c)
 packages := libcjson libzstd libpcre2-8 libcrypto
 isa_avx2 := -mavx2 -mfma -mf16c -mbmi2
 isa_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mbmi2

@@ -27,8 +27,10 @@ const struct par_spec_config *par_spec_config(const struct par_spec_model *m);
 int par_spec_compare_config(const struct par_spec_model *m, const struct fwd_config *engine, char *buf, size_t n);
 
 /* ---- the hook ------------------------------------------------------------------------------------------------- */
-/* C of the slice's bound C * u * sum|t| (numerics.md, section 2, replaces it). */
-#define PAR_JUDGE_C 4.0
+/* The bound is numerics.md section 2 (spec/bound.h): all of PAR_BOUND_ELEMENTS correct elements stay inside theirs with
+ * probability 1 - PAR_BOUND_DELTA. A run may judge up to that many. */
+#define PAR_BOUND_DELTA 1e-6
+#define PAR_BOUND_ELEMENTS 4294967296.0
 
 struct par_eval {
     enum fwd_op op;
@@ -36,8 +38,11 @@ struct par_eval {
     int pos0, n_pos;          /* of the views */
     const uint8_t *judge_pos; /* [n_pos] which positions to judge; NULL: all */
     int n_in;
-    const struct fwd_view *in[4]; /* as the table in engine's enum fwd_op */
-    const struct fwd_view *out;   /* the candidate's */
+    /* As the table in engine's enum fwd_op; they may cover more positions than out. Two differences: K_cache and
+     * V_cache take the rows that were computed (Kcur_rope, Vcur) for any positions at or below out's, and kqv_out's
+     * keys and values may be such rows instead of a cache. */
+    const struct fwd_view *in[4];
+    const struct fwd_view *out; /* the candidate's */
     const struct fwd_numerics *numerics;
 };
 struct par_worst {
@@ -57,8 +62,11 @@ struct par_op_row {
     struct par_worst worst; /* at ratio_max */
     char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */
 };
-/* Judges one call and adds it to *row (zeroed by the caller the first time; quantiles are kept in the judge, not here).
- */
+/* Judges one call and adds it to *row and *hist (both zeroed by the caller the first time; hist is plain data, see
+ * spec/ratio_histogram.h). ratio_max is cut at 1e9, which is also what a wrong element under a bound of 0 (inp_embd,
+ * _q8, _cache) counts. A _q8 element's expected and got are the code, or at row K + block the block's scale. What
+ * cannot be judged (an input missing or in a format without an evaluator) leaves the counts alone and says why in
+ * row->note. */
 struct par_ratio_histogram;
 enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
                                struct par_op_row *row, struct par_ratio_histogram *hist, struct fwd_error *err);

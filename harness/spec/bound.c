@@ -1,0 +1,50 @@
+#include "spec/bound.h"
+
+#include "spec/judge.h"
+
+#include <float.h>
+#include <math.h>
+
+double par_unit_of_accumulator(enum fwd_accumulator a) {
+    return a == FWD_ACC_F32 ? 0x1p-24 : a == FWD_ACC_F64 ? 0x1p-53 : 0.0;
+}
+
+double par_unit_of_store(enum fwd_dtype t) {
+    return t == FWD_F32 ? 0x1p-24 : t == FWD_F64 ? 0x1p-53 : t == FWD_F16 ? 0x1p-11 : 0.0;
+}
+
+double par_chain_steps(const struct fwd_numerics *nm, int64_t k) {
+    if (nm->accumulator == FWD_ACC_EXACT)
+        return 0;
+    /* A declaration without a chain means one addition after the other. */
+    if (nm->chain_block <= 0)
+        return (double)k;
+    int64_t blocks = (k + nm->chain_block - 1) / nm->chain_block;
+    return (double)(blocks * nm->chain_per_block + nm->chain_extra);
+}
+
+double par_gamma(double n, double u) {
+    if (!(n > 0) || !(u > 0))
+        return 0;
+    double l = sqrt(2 * log(2 * PAR_BOUND_ELEMENTS / PAR_BOUND_DELTA));
+    return expm1(l * sqrt(n) * u + n * u * u / (1 - u));
+}
+
+struct par_bound par_bound_make(const struct fwd_numerics *nm, int64_t k, int64_t n_terms) {
+    struct par_bound b;
+    double store = par_unit_of_store(nm->store);
+    b.u = par_unit_of_accumulator(nm->accumulator);
+    b.n = par_chain_steps(nm, k);
+    b.g = par_gamma(b.n, b.u) + par_gamma((double)n_terms, 0x1p-53);
+    /* The declared roundings happen in the accumulator's type or in the stored one, whichever is coarser; going to a
+     * narrower type is one more. */
+    double coarse = b.u > store ? b.u : store;
+    if (coarse > 0x1p-24 && b.u <= 0x1p-24)
+        coarse = 0x1p-24; /* a half-float store rounds once, not c times */
+    b.final = nm->final_roundings * coarse + (store > b.u ? store : 0) + 0x1p-52;
+    double smallest = nm->ftz ? (double)FLT_MIN : 0x1p-149;
+    b.tiny = nm->store == FWD_F64 ? 0x1p-1000 : (b.n + nm->final_roundings + 1) * smallest;
+    if (nm->store == FWD_F16)
+        b.tiny += 0x1p-25;
+    return b;
+}

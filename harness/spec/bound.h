@@ -1,0 +1,42 @@
+/* harness/spec/bound.h: how far rounding alone may take a result: numerics.md section 2 as one function.
+ *
+ * |computed - exact| <= g(n) * sum|t| + c * u * |exact| + n * 2^-149 with probability 1 - PAR_BOUND_DELTA over
+ * PAR_BOUND_ELEMENTS elements, g(n) = exp(L sqrt(n) u + n u^2 / (1 - u)) - 1, L = sqrt(2 ln(2 N / delta)) (Higham and
+ * Mary 2019). Nothing in it is tuned; all of it follows from the numerics that a path declares. */
+#ifndef HARNESS_SPEC_BOUND_H
+#define HARNESS_SPEC_BOUND_H
+
+#include "engine.h"
+
+/* Unit roundoff of an accumulator (0: exact) and of a stored type (0: not a float). */
+double par_unit_of_accumulator(enum fwd_accumulator a);
+double par_unit_of_store(enum fwd_dtype t);
+/* Inexact additions in the longest chain over k values, as declared. */
+double par_chain_steps(const struct fwd_numerics *nm, int64_t k);
+/* g(n) for unit roundoff u; 0 for n or u of 0. */
+double par_gamma(double n, double u);
+
+/* A declaration made ready for many elements. */
+struct par_bound {
+    double u;     /* of the accumulator */
+    double n;     /* chain steps */
+    double g;     /* times sum|t|: the chain, and the spec's own F64 sum of k terms */
+    double final; /* times |exact|: the final roundings, and the store */
+    double tiny;  /* added: underflow in the chain and in the store */
+};
+/* k: length of the sum (n comes from it); n_terms: terms that the spec itself adds in F64. */
+struct par_bound par_bound_make(const struct fwd_numerics *nm, int64_t k, int64_t n_terms);
+static inline double par_bound_at(const struct par_bound *b, double sum_abs, double exact) {
+    double magnitude = exact < 0 ? -exact : exact;
+    return b->g * sum_abs + b->final * magnitude + b->tiny;
+}
+/* Rule 1 of section 2.1, terms swallowed whole by a large sum: what one term adds to the bound when sum|t| = a. The sum
+ * over the terms is cut at n * u * a by the caller. */
+static inline double par_swallowed(double u, double a, double term) {
+    double t = term < 0 ? -term : term;
+    if (!(t < 16 * u * a))
+        return 0;
+    return t < u * a ? t : u * a;
+}
+
+#endif

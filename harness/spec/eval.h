@@ -1,0 +1,65 @@
+/* harness/spec/eval.h: what the evaluators share: reading views, counting elements, running over positions.
+ * Internal to harness/spec. An evaluator gives each element's exact value and bound to eval_element and nothing else.
+ */
+#ifndef HARNESS_SPEC_EVAL_H
+#define HARNESS_SPEC_EVAL_H
+
+#include "spec/bound.h"
+#include "spec/ratio_histogram.h"
+#include "spec/spec_model.h"
+
+/* What one thread found in one call. */
+struct eval_tally {
+    struct par_ratio_histogram hist;
+    uint64_t n_over, n_nonfinite_got, n_nonfinite_expected, n_mismatch;
+    double ratio_max;
+    struct par_worst worst;
+    struct par_worst mismatch; /* the first one, if n_mismatch */
+};
+
+struct eval {
+    const struct par_spec_model *m;
+    const struct par_eval *e;
+    struct fwd_pool *pool;
+    int n_threads;
+    struct eval_tally *tally; /* [n_threads] */
+    int *pos;                 /* [n_pos] indices into out's positions that are judged */
+    int n_pos;
+};
+
+/* The row of values at a view's absolute position; NULL when the view does not hold it. */
+const uint8_t *par_view_row(const struct fwd_view *v, int pos);
+/* Bytes of a float dtype's value; 0 for another. */
+size_t par_float_bytes(enum fwd_dtype t);
+/* n values from packed floats of type t to F64; F16 by our own conversion. */
+void par_load_f64(enum fwd_dtype t, const uint8_t *src, double *dst, int64_t n);
+static inline double par_load_one(enum fwd_dtype t, const uint8_t *row, int64_t i) {
+    if (t == FWD_F32) {
+        float x;
+        __builtin_memcpy(&x, row + 4 * i, 4);
+        return (double)x;
+    }
+    double x;
+    par_load_f64(t, row + (int64_t)par_float_bytes(t) * i, &x, 1);
+    return x;
+}
+
+/* Judges one element: `expected` exactly, `got` as stored with type `store`. */
+void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
+                      double bound);
+
+/* Evaluators. Each has checked its shapes before it starts threads; FWD_ESHAPE / FWD_EINPUT otherwise. */
+enum fwd_status par_eval_embed(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_q8(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_norm(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_rope(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_store(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_attention(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_swiglu(struct eval *ev, struct fwd_error *err);
+enum fwd_status par_eval_sum(struct eval *ev, struct fwd_error *err);
+
+/* Input i as float rows of n values that cover every judged position, else an error naming it. */
+enum fwd_status par_eval_need_float(const struct eval *ev, const struct fwd_view *v, int64_t n, struct fwd_error *err);
+
+#endif

@@ -1,0 +1,282 @@
+/* Matrix products. Quantised activations: exact integer dots of the tap's own codes with the weight's codes, times the
+ * exact product of the scales, in F64; the terms of the bound are the block products. Float activations: F64 products
+ * of the decoded weight. Rows of the matrix are split over the threads, SPEC_DOT_ROWS at a time. */
+#include "spec/eval.h"
+#include "spec/spec_decode.h"
+#include "spec/spec_dot.h"
+#include "spec/spec_quant.h"
+
+#include <math.h>
+#include <string.h>
+
+struct matmul_task {
+    struct eval *ev;
+    const struct spec_weight *w;
+    const float *bias; /* [n_rows] or NULL */
+    struct par_bound bound;
+    struct spec_dots dots;
+    int block;        /* values in a block; 1: float activations */
+    int64_t n_blocks; /* in a row */
+    bool has_min;
+    /* Quantised activations of the judged positions, [n_pos][...]. */
+    int16_t *code, *sum16;
+    double *scale; /* [n_pos][n_blocks] */
+    /* Float activations. */
+    double *x; /* [n_pos][n_cols] */
+    uint8_t *scratch;
+    size_t scratch_bytes; /* of one thread */
+};
+
+/* One thread's view of a group of weight rows. */
+struct row_group {
+    int16_t *code, *min;   /* [SPEC_DOT_ROWS][n_cols], [..][n_cols / 16]: scale * q, and the minima */
+    double *d, *dmin;      /* [SPEC_DOT_ROWS][n_blocks] */
+    double *sum, *sum_abs; /* [n_pos][SPEC_DOT_ROWS] */
+    float *decoded;        /* [n_cols]: float activations only */
+};
+
+static size_t round_up(size_t n) {
+    return (n + 63) & ~(size_t)63;
+}
+
+/* Lays a row group out at address base (0: only measures); returns the bytes used. */
+static size_t place_group(const struct matmul_task *t, struct row_group *g, uintptr_t base) {
+    size_t k = (size_t)t->w->n_cols, nb = (size_t)t->n_blocks, rows = SPEC_DOT_ROWS, at = 0;
+    if (t->block == 1) {
+        g->decoded = (void *)(base + at);
+        return round_up(k * sizeof(float));
+    }
+    g->code = (void *)(base + at);
+    at += round_up(rows * k * sizeof(int16_t));
+    g->min = (void *)(base + at);
+    at += round_up(rows * k / 16 * sizeof(int16_t));
+    g->d = (void *)(base + at);
+    at += round_up(rows * nb * sizeof(double));
+    g->dmin = (void *)(base + at);
+    at += round_up(rows * nb * sizeof(double));
+    g->sum = (void *)(base + at);
+    at += round_up((size_t)t->ev->n_pos * rows * sizeof(double));
+    g->sum_abs = (void *)(base + at);
+    return at + round_up((size_t)t->ev->n_pos * rows * sizeof(double));
+}
+
+/* ---- quantised activations -----------------------------------------------------------------------------------------
+ */
+/* Codes times scales of one row; rows past the end of the matrix are zero. */
+static void unpack_row(const struct matmul_task *t, const struct row_group *g, int r, int64_t row) {
+    int64_t k = t->w->n_cols;
+    int16_t *code = g->code + r * k, *min = g->min + r * (k / 16);
+    if (row >= t->w->n_rows) {
+        memset(code, 0, (size_t)k * sizeof *code);
+        memset(min, 0, (size_t)k / 16 * sizeof *min);
+        for (int64_t b = 0; b < t->n_blocks; b++)
+            g->d[r * t->n_blocks + b] = g->dmin[r * t->n_blocks + b] = 0;
+        return;
+    }
+    struct spec_block s;
+    for (int64_t b = 0; b < t->n_blocks; b++, code += t->block, min += t->block / 16) {
+        par_decode_block(t->w->type, t->w->data + row * t->w->row_bytes, b, &s);
+        for (int j = 0; j < t->block / 16; j++) {
+            min[j] = s.min[j];
+            for (int i = 0; i < 16; i++)
+                code[16 * j + i] = (int16_t)(s.scale[j] * s.q[16 * j + i]);
+        }
+        g->d[r * t->n_blocks + b] = (double)s.d;
+        g->dmin[r * t->n_blocks + b] = (double)s.dmin;
+    }
+}
+
+/* sum and sum_abs of the group's rows at every judged position. */
+static void sum_group(const struct matmul_task *t, const struct row_group *g) {
+    int64_t k = t->w->n_cols, nb = t->n_blocks;
+    int n_pos = t->ev->n_pos;
+    spec_int_dot_fn *dot_fn = t->block == 256 ? t->dots.int256 : t->dots.int32;
+    memset(g->sum, 0, (size_t)n_pos * SPEC_DOT_ROWS * sizeof(double));
+    memset(g->sum_abs, 0, (size_t)n_pos * SPEC_DOT_ROWS * sizeof(double));
+    for (int64_t b = 0; b < nb; b++)
+        for (int p = 0; p < n_pos; p++) {
+            int32_t dot[SPEC_DOT_ROWS], min_dot[SPEC_DOT_ROWS];
+            dot_fn(g->code + b * t->block, k, g->min + b * (t->block / 16), k / 16, t->code + p * k + b * t->block,
+                   t->sum16 + (p * k + b * t->block) / 16, dot, min_dot);
+            double scale = t->scale[p * nb + b];
+            double *sum = g->sum + p * SPEC_DOT_ROWS, *sum_abs = g->sum_abs + p * SPEC_DOT_ROWS;
+            for (int r = 0; r < SPEC_DOT_ROWS; r++) {
+                double term = g->d[r * nb + b] * scale * dot[r];
+                double min_term = t->has_min ? g->dmin[r * nb + b] * scale * min_dot[r] : 0.0;
+                sum[r] += term - min_term;
+                sum_abs[r] += fabs(term) + fabs(min_term);
+            }
+        }
+}
+
+/* Section 2.1, rule 1, for one element: a second pass over its terms, so it is only taken where it could matter. */
+static double swallowed_terms(const struct matmul_task *t, const struct row_group *g, int p, int r, double a) {
+    int64_t k = t->w->n_cols, nb = t->n_blocks;
+    double d = 0, u = t->bound.u;
+    if (t->block == 1) {
+        for (int64_t i = 0; i < k; i++)
+            d += par_swallowed(u, a, (double)g->decoded[i] * t->x[p * k + i]);
+        return fmin(d, t->bound.n * u * a);
+    }
+    for (int64_t b = 0; b < nb; b++) {
+        const int16_t *act = t->code + p * k + b * t->block, *code = g->code + r * k + b * t->block;
+        const int16_t *sum16 = t->sum16 + (p * k + b * t->block) / 16, *min = g->min + (r * k + b * t->block) / 16;
+        int32_t dot = 0, min_dot = 0;
+        for (int i = 0; i < t->block; i++)
+            dot += code[i] * act[i];
+        for (int j = 0; j < t->block / 16; j++)
+            min_dot += min[j] * sum16[j];
+        double scale = t->scale[p * nb + b];
+        d += par_swallowed(u, a, g->d[r * nb + b] * scale * dot);
+        if (t->has_min)
+            d += par_swallowed(u, a, g->dmin[r * nb + b] * scale * min_dot);
+    }
+    return fmin(d, t->bound.n * u * a);
+}
+
+static void judge_one(const struct matmul_task *t, struct eval_tally *tally, const struct row_group *g, int64_t row,
+                      int p, double sum, double sum_abs, int r) {
+    const struct par_eval *e = t->ev->e;
+    int pos = e->pos0 + t->ev->pos[p];
+    double bias = t->bias ? (double)t->bias[row] : 0.0, exact = sum + bias;
+    double got = par_load_one(e->out->dtype, par_view_row(e->out, pos), row);
+    /* The sum is rounded before the bias is added, and again after. */
+    double bound = par_bound_at(&t->bound, sum_abs, exact) +
+                   (t->bias ? par_unit_of_accumulator(e->numerics->accumulator) * fabs(sum) : 0);
+    double off = fabs(got - exact);
+    if (off > bound && off <= bound + t->bound.n * t->bound.u * sum_abs)
+        bound += swallowed_terms(t, g, p, r, sum_abs);
+    par_eval_element(tally, e->out->dtype, pos, row, exact, got, bound);
+}
+
+static void quantised_rows(void *ctx, int thread, int n_threads) {
+    struct matmul_task *t = ctx;
+    struct row_group g = {0};
+    (void)place_group(t, &g, (uintptr_t)t->scratch + (size_t)thread * t->scratch_bytes);
+    int64_t begin, end;
+    fwd_range_split(t->w->n_rows, SPEC_DOT_ROWS, thread, n_threads, &begin, &end);
+    for (int64_t row = begin; row < end; row += SPEC_DOT_ROWS) {
+        for (int r = 0; r < SPEC_DOT_ROWS; r++)
+            unpack_row(t, &g, r, row + r);
+        sum_group(t, &g);
+        for (int p = 0; p < t->ev->n_pos; p++)
+            for (int r = 0; r < SPEC_DOT_ROWS && row + r < end; r++)
+                judge_one(t, &t->ev->tally[thread], &g, row + r, p, g.sum[p * SPEC_DOT_ROWS + r],
+                          g.sum_abs[p * SPEC_DOT_ROWS + r], r);
+    }
+}
+
+static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *err) {
+    const struct par_eval *e = t->ev->e;
+    const struct fwd_view *in = e->in[0];
+    int64_t k = t->w->n_cols;
+    size_t n = (size_t)t->ev->n_pos * (size_t)k;
+    t->code = fwd_alloc(n, sizeof *t->code);
+    t->sum16 = fwd_alloc(n / 16, sizeof *t->sum16);
+    t->scale = fwd_alloc(n / (size_t)t->block, sizeof *t->scale);
+    FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes",
+                t->ev->n_pos, (long long)k);
+    size_t block_bytes = par_q8_block_bytes(in->dtype);
+    struct spec_q8 q;
+    bool sums_agree; /* judged with the _q8 op itself */
+    for (int p = 0; p < t->ev->n_pos; p++) {
+        const uint8_t *row = par_view_row(in, e->pos0 + t->ev->pos[p]);
+        for (int64_t b = 0; b < t->n_blocks; b++) {
+            par_q8_read(in->dtype, row + (size_t)b * block_bytes, &q, &sums_agree);
+            int64_t at = p * k + b * t->block;
+            for (int i = 0; i < t->block; i++)
+                t->code[at + i] = q.q[i];
+            for (int j = 0; j < t->block / 16; j++)
+                t->sum16[at / 16 + j] = (int16_t)q.sum16[j];
+            t->scale[p * t->n_blocks + b] = (double)q.d;
+        }
+    }
+    return FWD_OK;
+}
+
+/* ---- float activations ---------------------------------------------------------------------------------------------
+ */
+static void float_rows(void *ctx, int thread, int n_threads) {
+    struct matmul_task *t = ctx;
+    struct row_group g = {0};
+    (void)place_group(t, &g, (uintptr_t)t->scratch + (size_t)thread * t->scratch_bytes);
+    int64_t begin, end, k = t->w->n_cols;
+    fwd_range_split(t->w->n_rows, SPEC_DOT_ROWS, thread, n_threads, &begin, &end);
+    for (int64_t row = begin; row < end; row++) {
+        par_decode_row(t->w->type, t->w->data + row * t->w->row_bytes, g.decoded, k);
+        for (int p = 0; p < t->ev->n_pos; p++) {
+            double sum, sum_abs;
+            t->dots.f64(g.decoded, t->x + p * k, k, &sum, &sum_abs);
+            judge_one(t, &t->ev->tally[thread], &g, row, p, sum, sum_abs, 0);
+        }
+    }
+}
+
+static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err) {
+    const struct par_eval *e = t->ev->e;
+    int64_t k = t->w->n_cols;
+    t->x = fwd_alloc((size_t)t->ev->n_pos, (size_t)k * sizeof *t->x);
+    FWD_FAIL_IF(!t->x, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld values", t->ev->n_pos, (long long)k);
+    for (int p = 0; p < t->ev->n_pos; p++)
+        par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], e->pos0 + t->ev->pos[p]), t->x + p * k, k);
+    return FWD_OK;
+}
+
+/* ---- either --------------------------------------------------------------------------------------------------------
+ */
+static enum fwd_status check_quantised(struct matmul_task *t, struct fwd_error *err) {
+    const struct par_eval *e = t->ev->e;
+    const struct fwd_view *in = e->in[0];
+    int block = par_q8_block_values(in->dtype), weight_block = par_decode_block_values(t->w->type);
+    FWD_FAIL_IF(block != weight_block, FWD_EUNSUPPORTED, err, "%s: %s weights with %s activations have no evaluator",
+                fwd_op_name(e->op), fwd_type_name(t->w->type), fwd_dtype_name(in->dtype));
+    FWD_FAIL_IF(in->ne[0] != t->w->n_cols, FWD_ESHAPE, err, "%s: %lld activations, expected %lld", fwd_op_name(e->op),
+                (long long)in->ne[0], (long long)t->w->n_cols);
+    for (int p = 0; p < t->ev->n_pos; p++)
+        FWD_FAIL_IF(!par_view_row(in, e->pos0 + t->ev->pos[p]), FWD_EINPUT, err, "%s: no %s for position %d",
+                    fwd_op_name(e->op), fwd_op_name(in->op), e->pos0 + t->ev->pos[p]);
+    t->block = block;
+    t->n_blocks = t->w->n_cols / block;
+    t->has_min = par_decode_has_min(t->w->type);
+    return FWD_OK;
+}
+
+static enum fwd_status run_matmul(struct matmul_task *t, struct fwd_error *err) {
+    struct row_group g = {0};
+    FWD_TRY(t->block == 1 ? load_floats(t, err) : load_quantised(t, err));
+    t->scratch_bytes = place_group(t, &g, 0);
+    t->scratch = fwd_alloc((size_t)t->ev->n_threads, t->scratch_bytes);
+    FWD_FAIL_IF(!t->scratch, FWD_ENOMEM, err, "judge: no memory for the rows of %s", t->w->name);
+    fwd_pool_run(t->ev->pool, t->block == 1 ? float_rows : quantised_rows, t);
+    return FWD_OK;
+}
+
+enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
+    const struct par_eval *e = ev->e;
+    struct matmul_task t = {.ev = ev, .w = par_spec_weight(ev->m, e->op, e->layer), .block = 1};
+    const struct spec_weight *bias = par_spec_bias(ev->m, e->op, e->layer);
+    FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
+    FWD_FAIL_IF(!e->in[0], FWD_EINPUT, err, "%s: its input is missing", fwd_op_name(e->op));
+    if (par_q8_block_values(e->in[0]->dtype))
+        FWD_TRY(check_quantised(&t, err));
+    else
+        FWD_TRY(par_eval_need_float(ev, e->in[0], t.w->n_cols, err));
+    int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
+    t.bound = par_bound_make(e->numerics, t.w->n_cols, n_terms);
+    t.dots = par_spec_dots();
+    float *bias_row = NULL;
+    if (bias) {
+        bias_row = fwd_alloc((size_t)bias->n_cols, sizeof *bias_row);
+        FWD_FAIL_IF(!bias_row, FWD_ENOMEM, err, "judge: no memory for %s", bias->name);
+        par_decode_row(bias->type, bias->data, bias_row, bias->n_cols);
+        t.bias = bias_row;
+    }
+    enum fwd_status st = run_matmul(&t, err);
+    fwd_free(bias_row);
+    fwd_free(t.code);
+    fwd_free(t.sum16);
+    fwd_free(t.scale);
+    fwd_free(t.x);
+    fwd_free(t.scratch);
+    return st;
+}

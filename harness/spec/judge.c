@@ -1,0 +1,441 @@
+/* The streaming judge: keeps a copy of each tap until the ops that read it have been judged, and the K and V rows of
+ * the whole sequence, which a cache must still hold at every later call. One sequence at a time. */
+#include "spec/judge.h"
+
+#include "spec/ratio_histogram.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { LAYER_OPS = FWD_OP_L_OUT - FWD_OP_ATTN_NORM + 1, RESULT_OPS = FWD_OP_COUNT - FWD_OP_RESULT_NORM };
+/* A path may hand on one _q8 op in more than one format: which it is, chooses the place. */
+enum form { FORM_FLOAT, FORM_Q8_K, FORM_Q8_32, FORM_COUNT };
+
+struct kept {
+    struct fwd_view view; /* packed copy; view.data == bytes */
+    uint8_t *bytes;
+    size_t n_bytes; /* allocated */
+    bool valid;
+};
+
+/* Rows first .. first + n - 1 of one layer's Kcur_rope or Vcur in this sequence. */
+struct history {
+    uint8_t *bytes;
+    size_t n_bytes;
+    enum fwd_dtype dtype;
+    int first, n;
+    int64_t n_values; /* in a row */
+};
+
+struct par_judge {
+    const struct par_spec_model *model;
+    struct par_judge_options options;
+    int n_rows;
+    struct par_op_row *rows;
+    struct par_ratio_histogram *hists; /* one a row */
+    struct kept kept[FWD_OP_COUNT][FORM_COUNT];
+    struct history *keys, *values; /* one a layer */
+    int32_t *tokens;
+    int n_tokens;
+    uint8_t *sample; /* [n_sample] of the current call */
+    size_t n_sample;
+    uint8_t *covered; /* [n_covered] positions judged */
+    size_t n_covered;
+    struct fwd_error failure; /* the first; code FWD_OK: none */
+};
+
+static int row_index(const struct par_judge *j, enum fwd_op op, int layer) {
+    int n_layer = par_spec_config(j->model)->n_layer;
+    if (op == FWD_OP_INP_EMBD)
+        return 0;
+    if (op >= FWD_OP_RESULT_NORM)
+        return 1 + n_layer * LAYER_OPS + (int)(op - FWD_OP_RESULT_NORM);
+    return 1 + layer * LAYER_OPS + (int)(op - FWD_OP_ATTN_NORM);
+}
+
+static void name_rows(struct par_judge *j) {
+    for (enum fwd_op op = 0; op < FWD_OP_COUNT; op++) {
+        bool in_layer = fwd_op_in_layer(op);
+        int n = in_layer ? par_spec_config(j->model)->n_layer : 1;
+        for (int layer = 0; layer < n; layer++) {
+            struct par_op_row *row = &j->rows[row_index(j, op, layer)];
+            row->op = op;
+            row->layer = in_layer ? layer : -1;
+            row->verdict = PAR_UNMEASURED;
+        }
+    }
+}
+
+enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_model *m,
+                               const struct par_judge_options *options, struct fwd_error *err) {
+    FWD_FAIL_IF(!options->numerics || options->sample_every < 1, FWD_EINPUT, err,
+                "judge: needs declared numerics and a sample step of at least 1, got %d", options->sample_every);
+    struct par_judge *j = fwd_calloc(1, sizeof *j);
+    FWD_FAIL_IF(!j, FWD_ENOMEM, err, "judge: no memory");
+    size_t n_layer = (size_t)par_spec_config(m)->n_layer;
+    j->model = m;
+    j->options = *options;
+    j->n_rows = 1 + (int)n_layer * LAYER_OPS + RESULT_OPS;
+    j->rows = fwd_calloc((size_t)j->n_rows, sizeof *j->rows);
+    j->hists = fwd_calloc((size_t)j->n_rows, sizeof *j->hists);
+    j->keys = fwd_calloc(n_layer, sizeof *j->keys);
+    j->values = fwd_calloc(n_layer, sizeof *j->values);
+    if (!j->rows || !j->hists || !j->keys || !j->values) {
+        par_judge_close(j);
+        FWD_FAIL(FWD_ENOMEM, err, "judge: no memory for %d rows", j->n_rows);
+    }
+    name_rows(j);
+    *out = j;
+    return FWD_OK;
+}
+
+void par_judge_close(struct par_judge *j) {
+    if (!j)
+        return;
+    for (int op = 0; op < FWD_OP_COUNT; op++)
+        for (int form = 0; form < FORM_COUNT; form++)
+            fwd_free(j->kept[op][form].bytes);
+    for (int il = 0; il < par_spec_config(j->model)->n_layer; il++) {
+        if (j->keys)
+            fwd_free(j->keys[il].bytes);
+        if (j->values)
+            fwd_free(j->values[il].bytes);
+    }
+    fwd_free(j->keys);
+    fwd_free(j->values);
+    fwd_free(j->rows);
+    fwd_free(j->hists);
+    fwd_free(j->tokens);
+    fwd_free(j->sample);
+    fwd_free(j->covered);
+    fwd_free(j);
+}
+
+/* ---- sequences
+ * ------------------------------------------------------------------------------------------------------- */
+static void drop_kept(struct par_judge *j) {
+    for (int op = 0; op < FWD_OP_COUNT; op++)
+        for (int form = 0; form < FORM_COUNT; form++)
+            j->kept[op][form].valid = false;
+}
+
+enum fwd_status par_judge_seq_begin(struct par_judge *j, struct fwd_error *err) {
+    (void)err;
+    drop_kept(j);
+    for (int il = 0; il < par_spec_config(j->model)->n_layer; il++)
+        j->keys[il].n = j->values[il].n = 0;
+    j->n_tokens = 0;
+    return FWD_OK;
+}
+
+enum fwd_status par_judge_tokens(struct par_judge *j, const int32_t *tokens, int n_tokens, struct fwd_error *err) {
+    int32_t *copy = fwd_alloc((size_t)n_tokens, sizeof *copy);
+    FWD_FAIL_IF(!copy, FWD_ENOMEM, err, "judge: no memory for %d tokens", n_tokens);
+    memcpy(copy, tokens, (size_t)n_tokens * sizeof *copy);
+    fwd_free(j->tokens);
+    j->tokens = copy;
+    j->n_tokens = n_tokens;
+    return FWD_OK;
+}
+
+/* ---- copies
+ * ---------------------------------------------------------------------------------------------------------- */
+/* Makes *p at least n bytes long, new bytes zero. */
+static enum fwd_status grow(uint8_t **p, size_t *have, size_t n, struct fwd_error *err) {
+    if (*p && *have >= n)
+        return FWD_OK;
+    size_t want = n + n / 2 + 64;
+    uint8_t *q = fwd_realloc(*p, *have, want, 1);
+    FWD_FAIL_IF(!q, FWD_ENOMEM, err, "judge: no memory for %zu bytes", want);
+    memset(q + *have, 0, want - *have);
+    *p = q;
+    *have = want;
+    return FWD_OK;
+}
+
+static enum form form_of(enum fwd_dtype t) {
+    return t == FWD_Q8_K ? FORM_Q8_K : t == FWD_Q8_32 ? FORM_Q8_32 : FORM_FLOAT;
+}
+
+static int64_t stride_of(const struct fwd_view *v) {
+    return v->nb[1] ? v->nb[1] : (int64_t)fwd_dtype_row_bytes(v->dtype, v->ne[0]);
+}
+
+/* Copies rows of row_bytes, stride apart, one after the other. */
+static void pack_rows(uint8_t *dst, const uint8_t *src, int64_t n_rows, int64_t stride, size_t row_bytes) {
+    for (int64_t r = 0; r < n_rows; r++)
+        memcpy(dst + (size_t)r * row_bytes, src + r * stride, row_bytes);
+}
+
+static enum fwd_status keep_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
+    struct kept *k = &j->kept[v->op][form_of(v->dtype)];
+    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
+    size_t row_bytes = fwd_dtype_row_bytes(v->dtype, v->ne[0]);
+    k->valid = false;
+    k->view = *v;
+    if (cache) {
+        size_t all = row_bytes * (size_t)(v->ne[1] * v->ne[2]);
+        FWD_TRY(grow(&k->bytes, &k->n_bytes, all, err));
+        for (int64_t r = 0; r < v->ne[2]; r++)
+            pack_rows(k->bytes + (size_t)(r * v->ne[1]) * row_bytes, (const uint8_t *)v->data + r * v->nb[2], v->ne[1],
+                      v->nb[1], row_bytes);
+        k->view.nb[2] = (int64_t)row_bytes * v->ne[1];
+    } else {
+        FWD_TRY(grow(&k->bytes, &k->n_bytes, row_bytes * (size_t)v->n_pos, err));
+        pack_rows(k->bytes, v->data, v->n_pos, stride_of(v), row_bytes);
+    }
+    k->view.nb[1] = (int64_t)row_bytes;
+    k->view.data = k->bytes;
+    k->valid = true;
+    return FWD_OK;
+}
+
+/* Adds rows to a layer's history; rows after them belong to an older timeline and are forgotten. */
+static enum fwd_status add_history(struct history *h, const struct fwd_view *v, struct fwd_error *err) {
+    if (h->n == 0 || v->pos0 < h->first || v->pos0 > h->first + h->n || h->dtype != v->dtype ||
+        h->n_values != v->ne[0]) {
+        h->first = v->pos0;
+        h->dtype = v->dtype;
+        h->n_values = v->ne[0];
+    }
+    size_t row_bytes = fwd_dtype_row_bytes(v->dtype, v->ne[0]);
+    h->n = v->pos0 + v->n_pos - h->first;
+    FWD_TRY(grow(&h->bytes, &h->n_bytes, row_bytes * (size_t)h->n, err));
+    pack_rows(h->bytes + row_bytes * (size_t)(v->pos0 - h->first), v->data, v->n_pos, stride_of(v), row_bytes);
+    return FWD_OK;
+}
+
+/* ---- inputs
+ * ---------------------------------------------------------------------------------------------------------- */
+static const struct fwd_view *find_kept(const struct par_judge *j, enum fwd_op op, enum form form, int layer) {
+    const struct kept *k = &j->kept[op][form];
+    return k->valid && (!fwd_op_in_layer(op) || k->view.layer == layer) ? &k->view : NULL;
+}
+
+static const struct fwd_view *find_residual(const struct par_judge *j, int layer) {
+    return layer == 0 ? find_kept(j, FWD_OP_INP_EMBD, FORM_FLOAT, -1)
+                      : find_kept(j, FWD_OP_L_OUT, FORM_FLOAT, layer - 1);
+}
+
+/* What a matmul read: its quantised input in the declared format, else what a path that quantises and dequantises shows
+ * in floats, else the float tap before. */
+static const struct fwd_view *find_act(const struct par_judge *j, enum fwd_op q8, enum fwd_op plain, int layer,
+                                       const struct fwd_numerics *nm) {
+    enum form form = form_of(nm->act);
+    const struct fwd_view *v = find_kept(j, q8, form, layer);
+    return v || form != FORM_FLOAT ? v : find_kept(j, plain, FORM_FLOAT, layer);
+}
+
+static const struct fwd_view *history_view(const struct history *h, struct fwd_view *v) {
+    if (h->n == 0)
+        return NULL;
+    int64_t bytes = (int64_t)fwd_dtype_row_bytes(h->dtype, 1);
+    *v = (struct fwd_view){.size = sizeof *v, .op = FWD_OP_COUNT, .pos0 = h->first, .n_pos = h->n, .dtype = h->dtype};
+    v->ne[0] = h->n_values;
+    v->ne[1] = h->n;
+    v->ne[2] = v->ne[3] = 1;
+    v->nb[0] = bytes;
+    v->nb[1] = bytes * h->n_values;
+    v->data = h->bytes;
+    return v;
+}
+
+/* Room for views that are not kept taps. */
+struct made_views {
+    struct fwd_view a, b;
+};
+
+static void find_attention(struct par_judge *j, int layer, struct par_eval *e, struct made_views *made) {
+    e->in[0] = find_kept(j, FWD_OP_QCUR_ROPE, FORM_FLOAT, layer);
+    e->in[1] = find_kept(j, FWD_OP_K_CACHE, FORM_FLOAT, layer);
+    e->in[2] = find_kept(j, FWD_OP_V_CACHE, FORM_FLOAT, layer);
+    /* A path without a cache reads the rows themselves. */
+    if (!e->in[1])
+        e->in[1] = history_view(&j->keys[layer], &made->a);
+    if (!e->in[2])
+        e->in[2] = history_view(&j->values[layer], &made->b);
+    e->n_in = 3;
+}
+
+static void find_inputs(struct par_judge *j, struct par_eval *e, struct made_views *made) {
+    const struct fwd_numerics *nm = e->numerics;
+    int layer = e->layer;
+    e->n_in = 1;
+    switch (e->op) {
+    case FWD_OP_INP_EMBD:
+        made->a = (struct fwd_view){.size = sizeof made->a, .dtype = FWD_I32, .n_pos = j->n_tokens, .data = j->tokens};
+        e->in[0] = &made->a;
+        return;
+    case FWD_OP_ATTN_NORM:
+        e->in[0] = find_residual(j, layer);
+        return;
+    case FWD_OP_QCUR:
+    case FWD_OP_KCUR:
+    case FWD_OP_VCUR:
+        e->in[0] = find_act(j, FWD_OP_ATTN_NORM_Q8, FWD_OP_ATTN_NORM, layer, nm);
+        return;
+    case FWD_OP_K_CACHE:
+        e->in[0] = history_view(&j->keys[layer], &made->a);
+        return;
+    case FWD_OP_V_CACHE:
+        e->in[0] = history_view(&j->values[layer], &made->a);
+        return;
+    case FWD_OP_KQV_OUT:
+        find_attention(j, layer, e, made);
+        return;
+    case FWD_OP_ATTN_OUT:
+        e->in[0] = find_act(j, FWD_OP_KQV_OUT_Q8, FWD_OP_KQV_OUT, layer, nm);
+        return;
+    case FWD_OP_FFN_INP:
+        e->in[0] = find_kept(j, FWD_OP_ATTN_OUT, FORM_FLOAT, layer);
+        e->in[1] = find_residual(j, layer);
+        e->n_in = 2;
+        return;
+    case FWD_OP_FFN_NORM:
+        e->in[0] = find_kept(j, FWD_OP_FFN_INP, FORM_FLOAT, layer);
+        return;
+    case FWD_OP_FFN_GATE:
+    case FWD_OP_FFN_UP:
+        e->in[0] = find_act(j, FWD_OP_FFN_NORM_Q8, FWD_OP_FFN_NORM, layer, nm);
+        return;
+    case FWD_OP_FFN_SWIGLU:
+        e->in[0] = find_kept(j, FWD_OP_FFN_GATE, FORM_FLOAT, layer);
+        e->in[1] = find_kept(j, FWD_OP_FFN_UP, FORM_FLOAT, layer);
+        e->n_in = 2;
+        return;
+    case FWD_OP_FFN_OUT:
+        e->in[0] = find_act(j, FWD_OP_FFN_SWIGLU_Q8, FWD_OP_FFN_SWIGLU, layer, nm);
+        return;
+    case FWD_OP_L_OUT:
+        e->in[0] = find_kept(j, FWD_OP_FFN_OUT, FORM_FLOAT, layer);
+        e->in[1] = find_kept(j, FWD_OP_FFN_INP, FORM_FLOAT, layer);
+        e->n_in = 2;
+        return;
+    case FWD_OP_RESULT_NORM:
+        e->in[0] = find_kept(j, FWD_OP_L_OUT, FORM_FLOAT, par_spec_config(j->model)->n_layer - 1);
+        return;
+    case FWD_OP_RESULT_OUTPUT:
+        e->in[0] = find_act(j, FWD_OP_RESULT_NORM_Q8, FWD_OP_RESULT_NORM, -1, nm);
+        return;
+    case FWD_OP_QCUR_ROPE:
+    case FWD_OP_KCUR_ROPE:
+    case FWD_OP_ATTN_NORM_Q8:
+    case FWD_OP_KQV_OUT_Q8:
+    case FWD_OP_FFN_NORM_Q8:
+    case FWD_OP_FFN_SWIGLU_Q8:
+    case FWD_OP_RESULT_NORM_Q8:
+    default: {
+        /* One value in, one out: a _q8 op follows its float op in the enumeration; the rotations follow by three. */
+        bool rope = e->op == FWD_OP_QCUR_ROPE || e->op == FWD_OP_KCUR_ROPE;
+        enum fwd_op from = e->op == FWD_OP_QCUR_ROPE ? FWD_OP_QCUR : rope ? FWD_OP_KCUR : e->op - 1;
+        e->in[0] = find_kept(j, from, FORM_FLOAT, layer);
+        return;
+    }
+    }
+}
+
+/* ---- a tap
+ * ----------------------------------------------------------------------------------------------------------- */
+static enum fwd_status pick_positions(struct par_judge *j, const struct fwd_view *v, bool *any, struct fwd_error *err) {
+    FWD_TRY(grow(&j->sample, &j->n_sample, (size_t)v->n_pos, err));
+    *any = false;
+    for (int i = 0; i < v->n_pos; i++) {
+        j->sample[i] = (v->pos0 + i) % j->options.sample_every == j->options.sample_at;
+        *any = *any || j->sample[i];
+    }
+    return FWD_OK;
+}
+
+static enum fwd_status cover_positions(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
+    FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(v->pos0 + v->n_pos), err));
+    for (int i = 0; i < v->n_pos; i++)
+        j->covered[v->pos0 + i] |= j->sample[i];
+    return FWD_OK;
+}
+
+static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
+    int at = row_index(j, v->op, v->layer);
+    struct fwd_numerics nm = {.size = sizeof nm};
+    if (!j->options.numerics(j->options.numerics_ud, v->op, v->layer, &nm)) {
+        j->hists[at].n_failed_calls++;
+        (void)snprintf(j->rows[at].note, sizeof j->rows[at].note, "the path taps this op and declares no numerics");
+        return FWD_OK;
+    }
+    bool any;
+    FWD_TRY(pick_positions(j, v, &any, err));
+    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
+    if (!any && !cache)
+        return FWD_OK;
+    struct made_views made;
+    struct par_eval e = {.op = v->op,
+                         .layer = v->layer,
+                         .pos0 = v->pos0,
+                         .n_pos = v->n_pos,
+                         .judge_pos = j->sample,
+                         .out = v,
+                         .numerics = &nm};
+    find_inputs(j, &e, &made);
+    uint64_t before = j->rows[at].n_judged;
+    FWD_TRY(par_judge_eval(j->model, j->options.pool, &e, &j->rows[at], &j->hists[at], err));
+    return j->rows[at].n_judged > before && !cache ? cover_positions(j, v, err) : FWD_OK;
+}
+
+static enum fwd_status take_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
+    int n_layer = par_spec_config(j->model)->n_layer;
+    FWD_FAIL_IF(v->op < 0 || v->op >= FWD_OP_COUNT, FWD_ERANGE, err, "judge: a tap with op %d", (int)v->op);
+    FWD_FAIL_IF(fwd_op_in_layer(v->op) && (v->layer < 0 || v->layer >= n_layer), FWD_ERANGE, err,
+                "judge: a tap %s of layer %d, the file has %d layers", fwd_op_name(v->op), v->layer, n_layer);
+    FWD_FAIL_IF(v->n_pos < 1 || v->pos0 < 0 || v->ne[0] < 1 || !v->data, FWD_EINPUT, err,
+                "judge: a tap %s with %d positions from %d", fwd_op_name(v->op), v->n_pos, v->pos0);
+    /* A new run: nothing of the one before may pass for its input. */
+    if (v->op == FWD_OP_INP_EMBD)
+        drop_kept(j);
+    FWD_TRY(judge_view(j, v, err));
+    if (v->device)
+        return FWD_OK;
+    if (v->op == FWD_OP_KCUR_ROPE)
+        FWD_TRY(add_history(&j->keys[v->layer], v, err));
+    if (v->op == FWD_OP_VCUR)
+        FWD_TRY(add_history(&j->values[v->layer], v, err));
+    return keep_view(j, v, err);
+}
+
+int par_judge_tap(void *ud, const struct fwd_view *view) {
+    struct par_judge *j = ud;
+    if (j->failure.code == FWD_OK)
+        (void)take_view(j, view, &j->failure);
+    return 0; /* the path goes on: a judge that fails must not change what is judged */
+}
+
+/* ---- results
+ * --------------------------------------------------------------------------------------------------------- */
+enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows,
+                               struct fwd_error *err) {
+    if (j->failure.code != FWD_OK) {
+        if (err)
+            *err = j->failure;
+        return j->failure.code;
+    }
+    for (int i = 0; i < j->n_rows; i++) {
+        struct par_op_row *row = &j->rows[i];
+        struct fwd_numerics nm = {.size = sizeof nm};
+        if (row->n_judged || row->n_nonfinite_mismatch || j->hists[i].n_failed_calls)
+            continue;
+        row->verdict = PAR_UNMEASURED;
+        bool declared = j->options.numerics(j->options.numerics_ud, row->op, row->layer, &nm);
+        (void)snprintf(row->note, sizeof row->note, "%s",
+                       declared ? "its tap never came at a sampled position" : "absent from this path");
+    }
+    *rows = j->rows;
+    *n_rows = j->n_rows;
+    return FWD_OK;
+}
+
+void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements) {
+    *n_positions = 0;
+    *n_elements = 0;
+    for (size_t p = 0; p < j->n_covered; p++)
+        *n_positions += j->covered[p] != 0;
+    for (int i = 0; i < j->n_rows; i++)
+        *n_elements += j->rows[i].n_judged;
+}

@@ -1,0 +1,22 @@
+/* harness/spec/spec_quant.h: the harness's own activation quantiser, rule FWD_ACT_AMAX127 of core/types.h. */
+#ifndef HARNESS_SPEC_SPEC_QUANT_H
+#define HARNESS_SPEC_SPEC_QUANT_H
+
+#include "engine.h"
+
+/* One block of B = 256 (FWD_Q8_K) or 32 (FWD_Q8_32) values. */
+struct spec_q8 {
+    float d;
+    int8_t q[256];
+    int32_t sum16[16]; /* of each 16 values */
+};
+
+/* Values in a block of a quantised activation format; 0: not one. */
+int par_q8_block_values(enum fwd_dtype dtype);
+size_t par_q8_block_bytes(enum fwd_dtype dtype);
+/* x: n = 256 or 32 values. */
+void par_q8_quantise(const float *x, int n, struct spec_q8 *out);
+/* Reads the tap's bytes (layouts in core/types.h); *sums_agree: whether the stored sums are those of its codes. */
+void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out, bool *sums_agree);
+
+#endif
