@@ -145,8 +145,8 @@ static enum fwd_status read_heads(struct reader *r, struct fwd_config *c, struct
                 "%s.embedding_length is %d, expected a multiple of attention.head_count %d", r->arch, c->n_embd,
                 c->n_head);
     c->head_dim = c->n_embd / c->n_head;
-    FWD_TRY(read_optional_int(r, "attention.key_length", 1, MAX_HEAD_DIM, &c->head_dim, err));
     value_length = c->head_dim;
+    FWD_TRY(read_optional_int(r, "attention.key_length", 1, MAX_HEAD_DIM, &c->head_dim, err));
     FWD_TRY(read_optional_int(r, "attention.value_length", 1, MAX_HEAD_DIM, &value_length, err));
     FWD_FAIL_IF(value_length != c->head_dim, FWD_EUNSUPPORTED, err,
                 "%s.attention.value_length is %d, expected the key length %d", r->arch, value_length, c->head_dim);
