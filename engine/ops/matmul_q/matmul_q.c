@@ -5,6 +5,7 @@
 #include "core/hash.h"
 #include "core/memory.h"
 #include "ops/matmul_q/matmul_q_kernel.h"
+#include "ops/matmul_q/matmul_q_layout.h"
 #include "ops/table.h"
 
 #include <string.h>
@@ -12,12 +13,18 @@
 struct fwd_packed {
     const struct fwd_matmul_q_kernel *kernel;
     const char *variant;
-    uint32_t type;
-    int64_t n_rows, n_cols, n_blocks; /* n_blocks: in a row */
-    int64_t block_bytes;              /* of one row's block in the file */
+    int block_values;
+    int64_t n_rows, n_blocks; /* n_blocks: in a row */
+    int64_t n_strips;
+    const struct fwd_layout *layout;
     const uint8_t *data;
     uint8_t *owned; /* data, or NULL when data lies in the file */
 };
+
+/* Bytes of a strip's block. */
+static int64_t packed_block_bytes(const struct fwd_packed *p) {
+    return (int64_t)p->layout->block_bytes * p->kernel->rows;
+}
 
 static bool is_kquant(uint32_t type) {
     return type == FWD_TYPE_Q2_K || type == FWD_TYPE_Q3_K || type == FWD_TYPE_Q4_K || type == FWD_TYPE_Q5_K ||
@@ -65,14 +72,38 @@ static enum fwd_status choose_kernel(struct fwd_packed *p, const struct fwd_weig
              w->name, variant ? variant : "any", fwd_type_name(w->type));
 }
 
+struct pack_task {
+    struct fwd_packed *packed;
+    const uint8_t *src;
+    int64_t row_bytes;
+};
+
+/* Block after block, so that the strip's block stays in the nearest cache while its rows are filled in. */
+static void pack_strips(void *ctx, int thread, int n_threads) {
+    const struct pack_task *task = ctx;
+    const struct fwd_packed *p = task->packed;
+    int rows = p->kernel->rows;
+    int64_t begin, end;
+    fwd_range_split(p->n_strips, 1, thread, n_threads, &begin, &end);
+    uint8_t *dst = p->owned + begin * p->n_blocks * packed_block_bytes(p);
+    for (int64_t strip = begin; strip < end; strip++)
+        for (int64_t b = 0; b < p->n_blocks; b++, dst += packed_block_bytes(p))
+            for (int r = 0; r < rows; r++) {
+                int64_t row = strip * rows + r;
+                const uint8_t *src =
+                    row < p->n_rows ? task->src + row * task->row_bytes + b * p->layout->block_bytes : NULL;
+                fwd_layout_pack(p->layout, rows, r, src, dst);
+            }
+}
+
 enum fwd_status fwd_packed_create(struct fwd_packed **out, const struct fwd_gguf *file, const struct fwd_weight *w,
                                   unsigned caps, const char *variant, struct fwd_pool *pool, struct fwd_error *err) {
-    const struct fwd_type_info *info = fwd_type_info(w->type);
     FWD_FAIL_IF(fwd_matmul_q_act(w->type) == FWD_F32, FWD_ETYPE, err,
-                "%s: type %s, expected one of the block-quantised types", w->name, fwd_type_name(w->type));
-    FWD_FAIL_IF(w->n_cols % info->block_values != 0, FWD_ESHAPE, err,
-                "%s: rows of %lld values, expected a multiple of %u", w->name, (long long)w->n_cols,
-                info->block_values);
+                "%s: type %u, expected one of the block-quantised types", w->name, (unsigned)w->type);
+    int block = is_kquant(w->type) ? 256 : 32;
+    FWD_FAIL_IF(w->n_rows < 1 || w->n_cols < 1 || w->n_cols % block != 0, FWD_ESHAPE, err,
+                "%s: %lld rows of %lld values, expected at least one of a multiple of %d", w->name,
+                (long long)w->n_rows, (long long)w->n_cols, block);
     struct fwd_packed *p = fwd_calloc(1, sizeof *p);
     FWD_FAIL_IF(!p, FWD_ENOMEM, err, "%s: no memory to bind it", w->name);
     enum fwd_status st = choose_kernel(p, w, caps, variant, err);
@@ -80,14 +111,24 @@ enum fwd_status fwd_packed_create(struct fwd_packed **out, const struct fwd_gguf
         fwd_free(p);
         return st;
     }
-    p->type = w->type;
+    p->block_values = block;
     p->n_rows = w->n_rows;
-    p->n_cols = w->n_cols;
-    p->n_blocks = w->n_cols / info->block_values;
-    p->block_bytes = info->block_bytes;
+    p->n_blocks = w->n_cols / block;
+    p->n_strips = (w->n_rows + p->kernel->rows - 1) / p->kernel->rows;
+    p->layout = fwd_layout_for(w->type);
     p->data = w->data;
-    (void)file;
-    (void)pool;
+    if (p->kernel->rows > 1) {
+        int64_t n_bytes = p->n_strips * p->n_blocks * packed_block_bytes(p);
+        p->owned = fwd_alloc_huge((size_t)n_bytes);
+        if (!p->owned) {
+            fwd_free(p);
+            FWD_FAIL(FWD_ENOMEM, err, "%s: no memory for %lld bytes of packed weight", w->name, (long long)n_bytes);
+        }
+        fwd_pool_run(pool, pack_strips, &(struct pack_task){p, w->data, w->row_bytes});
+        p->data = p->owned;
+        if (file && w->tensor)
+            fwd_gguf_drop_pages(file, w->tensor);
+    }
     *out = p;
     return FWD_OK;
 }
@@ -108,7 +149,21 @@ const char *fwd_packed_layout(const struct fwd_packed *p) {
 }
 
 uint64_t fwd_packed_checksum(const struct fwd_packed *p) {
-    return fwd_hash64(p->data, (size_t)(p->n_rows * p->n_blocks * p->block_bytes));
+    int rows = p->kernel->rows;
+    int64_t file_block = p->layout->block_bytes;
+    if (rows == 1)
+        return fwd_hash64(p->data, (size_t)(p->n_rows * p->n_blocks * file_block));
+    struct fwd_hash hash;
+    fwd_hash_begin(&hash);
+    for (int64_t row = 0; row < p->n_rows; row++) {
+        const uint8_t *src = p->data + row / rows * p->n_blocks * packed_block_bytes(p);
+        for (int64_t b = 0; b < p->n_blocks; b++, src += packed_block_bytes(p)) {
+            uint8_t block[FWD_LAYOUT_MAX_BYTES];
+            fwd_layout_unpack(p->layout, rows, (int)(row % rows), src, block);
+            fwd_hash_add(&hash, block, (size_t)file_block);
+        }
+    }
+    return fwd_hash_end(&hash);
 }
 
 size_t fwd_matmul_q_scratch(int64_t max_cols, int n_batch, int n_threads) {
@@ -118,23 +173,40 @@ size_t fwd_matmul_q_scratch(int64_t max_cols, int n_batch, int n_threads) {
     return 0;
 }
 
+/* Activations of all positions that a core's level-2 cache should hold while the weights stream past them. */
+enum { ACT_CACHE_BYTES = 512 * 1024, MIN_PART_VALUES = 1024 };
+
+/* Blocks of K to do at a time: the chains are parked in y between parts, which rounds nothing. */
+static int64_t blocks_per_part(const struct fwd_matmul_q_args *args) {
+    const struct fwd_packed *w = args->w;
+    int64_t fit = ACT_CACHE_BYTES / ((int64_t)w->block_values * args->n_pos), least = MIN_PART_VALUES / w->block_values;
+    if (fit < least)
+        fit = least;
+    int64_t n_parts = (w->n_blocks + fit - 1) / fit;
+    return (w->n_blocks + n_parts - 1) / n_parts;
+}
+
 static void run_part(void *ctx, int thread, int n_threads) {
     const struct fwd_matmul_q_args *args = ctx;
     const struct fwd_packed *w = args->w;
     struct fwd_matmul_q_job job = {.packed = w->data,
                                    .n_rows = w->n_rows,
                                    .n_blocks = w->n_blocks,
-                                   .block_end = w->n_blocks,
                                    .act = args->act,
                                    .act_stride = args->act_stride,
                                    .n_pos = args->n_pos,
                                    .bias = args->bias,
                                    .y = args->y,
                                    .ld_y = args->ld_y};
-    int64_t n_strips = (w->n_rows + w->kernel->rows - 1) / w->kernel->rows;
-    fwd_range_split(n_strips, 1, thread, n_threads, &job.strip_begin, &job.strip_end);
-    if (job.strip_begin < job.strip_end)
+    fwd_range_split(w->n_strips, 1, thread, n_threads, &job.strip_begin, &job.strip_end);
+    if (job.strip_begin >= job.strip_end)
+        return;
+    int64_t step = blocks_per_part(args);
+    for (int64_t b = 0; b < w->n_blocks; b += step) {
+        job.block_begin = b;
+        job.block_end = b + step < w->n_blocks ? b + step : w->n_blocks;
         w->kernel->run(&job);
+    }
 }
 
 void fwd_matmul_q(const struct fwd_matmul_q_args *args) {
