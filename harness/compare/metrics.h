@@ -22,11 +22,11 @@ void par_metrics_end(const struct par_metrics_acc *acc, struct par_metrics *out)
 void par_metrics_free(struct par_metrics_acc *acc);
 
 struct par_logit_metrics {
-    int32_t top_ref, top_got;      /* argmax, lowest id on a tie */
+    int32_t top_ref, top_got;      /* argmax, lowest id on a tie; -1: all NaN */
     double margin_ref, margin_got; /* top-1 minus top-2 */
     double gap_in_ref;             /* reference: top_ref's logit minus top_got's */
-    double kl;                     /* KL(ref || got) in nats, log-softmax in F64 */
-    int topk_overlap, k;           /* of the k best (10) */
+    double kl;                     /* KL(ref || got) in nats, log-softmax in F64; NaN with a NaN or +infinity on a side */
+    int topk_overlap, k;           /* of the k best (10; at most 64) */
     struct par_metrics diff;
 };
 void par_logits_compare(const float *ref, const float *got, int64_t n_vocab, int k, struct par_logit_metrics *out);

@@ -36,12 +36,14 @@ struct par_bound par_bound_make(const struct fwd_numerics *nm, int64_t k, int64_
     b.u = par_unit_of_accumulator(nm->accumulator);
     b.n = par_chain_steps(nm, k);
     b.g = par_gamma(b.n, b.u) + par_gamma((double)n_terms, 0x1p-53);
-    /* The declared roundings happen in the accumulator's type or in the stored one, whichever is coarser; going to a
-     * narrower type is one more. */
+    /* The declared roundings happen in the accumulator's type or in the stored one, whichever is coarser, and the store
+     * is one of them; only a half-float store is another, coarser one. */
     double coarse = b.u > store ? b.u : store;
-    if (coarse > 0x1p-24 && b.u <= 0x1p-24)
-        coarse = 0x1p-24; /* a half-float store rounds once, not c times */
-    b.final = nm->final_roundings * coarse + (store > b.u ? store : 0) + 0x1p-52;
+    bool half_store = store > 0x1p-24;
+    if (half_store)
+        coarse = b.u > 0x1p-24 ? b.u : 0x1p-24;
+    bool store_left_out = store > b.u && (half_store || nm->final_roundings < 1);
+    b.final = nm->final_roundings * coarse + (store_left_out ? store : 0) + 0x1p-52;
     double smallest = nm->ftz ? (double)FLT_MIN : 0x1p-149;
     b.tiny = nm->store == FWD_F64 ? 0x1p-1000 : (b.n + nm->final_roundings + 1) * smallest;
     if (nm->store == FWD_F16)

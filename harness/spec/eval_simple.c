@@ -111,11 +111,11 @@ enum fwd_status par_eval_q8(struct eval *ev, struct fwd_error *err) {
 
 /* ---- K_cache, V_cache: every row that the view and the history both have, rounded to the cache's type
  * ---------------- */
-static double store_value(enum fwd_dtype from, enum fwd_dtype to, double x) {
-    if (to == FWD_F16) {
-        (void)from; /* F32 rows; an F64 row would round twice in a path that goes through F32, and does so here */
+/* half: the path declares that the values are binary16, in whatever type they lie. An F64 row is first rounded to F32.
+ */
+static double store_value(enum fwd_dtype to, bool half, double x) {
+    if (to == FWD_F16 || half)
         return (double)par_f16_to_f32(par_f32_to_f16((float)x));
-    }
     return to == FWD_F32 ? (double)(float)x : x;
 }
 
@@ -129,7 +129,8 @@ static void store_task(void *ctx, int thread, int n_threads) {
         par_load_f64(in->dtype, par_view_row(in, pos), x, t->n);
         for (int64_t k = 0; k < t->n; k++) {
             const uint8_t *head = (const uint8_t *)out->data + pos * out->nb[2] + k / head_dim * out->nb[1];
-            par_eval_element(&t->ev->tally[thread], out->dtype, pos, k, store_value(in->dtype, out->dtype, x[k]),
+            par_eval_element(&t->ev->tally[thread], out->dtype, pos, k,
+                             store_value(out->dtype, e->numerics->act == FWD_F16, x[k]),
                              par_load_one(out->dtype, head, k % head_dim), 0);
         }
     }
