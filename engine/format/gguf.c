@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 /* "-00001-of-00003.gguf" */
-enum { SPLIT_SUFFIX_BYTES = 20, MAX_SPLITS = 99999 };
+enum { SPLIT_SUFFIX_BYTES = 20 };
 
 struct part {
     char *path;
@@ -202,9 +202,11 @@ static enum fwd_status open_parts(struct fwd_gguf *g, const char *path, struct f
     for (int i = 0; i < count; i++) {
         char *name = fwd_strdup(path);
         FWD_FAIL_IF(!name, FWD_ENOMEM, err, "no memory for a file name");
-        if (split)
-            (void)snprintf(name + stem, SPLIT_SUFFIX_BYTES + 1, "-%05d-of-%05d.gguf", (i + 1) % (MAX_SPLITS + 1),
-                           count % (MAX_SPLITS + 1));
+        if (split) {
+            char suffix[32];
+            (void)snprintf(suffix, sizeof suffix, "-%05d-of-%05d.gguf", i + 1, count);
+            memcpy(name + stem, suffix, SPLIT_SUFFIX_BYTES);
+        }
         g->parts[i].path = name;
         FWD_TRY(open_part(g, i, err));
     }

@@ -229,6 +229,62 @@ START_TEST(test_hook) {
 }
 END_TEST
 
+/* The committed bad files (fixtures/gen_bad_gguf.py), refused by the reader or by the binding; the fuzzing corpus's
+ * good models are bound. They were written by other code than gguf_bytes.h. */
+static const struct file_case {
+    const char *path;
+    enum fwd_status status;
+    const char *says;
+} file_cases[] = {
+    {"bad/truncated-header", FWD_ETRUNCATED, "needs 8 bytes, the file has 4 left"},
+    {"bad/truncated-keys", FWD_ETRUNCATED, "needs 20 bytes, the file has 4 left"},
+    {"bad/truncated-directory", FWD_ETRUNCATED, "dimension of tensor 5"},
+    {"bad/truncated-data", FWD_ETRUNCATED, "\"output_norm.weight\": 128 bytes"},
+    {"bad/big-endian", FWD_EVERSION, "big-endian"},
+    {"bad/version-1", FWD_EVERSION, "version 1, expected 2 or 3"},
+    {"bad/version-4", FWD_EVERSION, "version 4, expected 2 or 3"},
+    {"bad/not-gguf", FWD_ECORRUPT, "not a GGUF file"},
+    {"bad/key-length-huge", FWD_ETRUNCATED, "key 0 at byte 32 needs 18446744073709551615 bytes"},
+    {"bad/tensor-count-huge", FWD_ETRUNCATED, "tensor name 11"},
+    {"bad/duplicate-key", FWD_ECORRUPT, "key \"general.name\" occurs twice"},
+    {"bad/duplicate-tensor", FWD_ECORRUPT, "occurs twice"},
+    {"bad/dims-overflow", FWD_ECORRUPT, "overflow"},
+    {"bad/offset-outside", FWD_ETRUNCATED, "do not fit"},
+    {"bad/offset-unaligned", FWD_ECORRUPT, "offset 1, expected a multiple of 32"},
+    {"bad/overlap", FWD_ECORRUPT, "inside tensor \"token_embd.weight\""},
+    {"bad/type-unknown", FWD_ETYPE, "type 99"},
+    {"bad/type-removed", FWD_ETYPE, "Q4_2 (removed)"},
+    {"bad/type-undecodable", FWD_ETYPE, "IQ4_NL"},
+    {"bad/wrong-shape", FWD_ESHAPE, "blk.0.ffn_up.weight: ne[1] is 63, expected 64"},
+    {"bad/nan-norm", FWD_ECORRUPT, "blk.0.ffn_norm.weight: value 31 is nan"},
+    {"bad/missing-tensor", FWD_EMISSING, "blk.0.attn_v.weight is missing"},
+    {"bad/extra-tensor", FWD_EUNSUPPORTED, "blk.0.attn_q_norm.weight has no place"},
+    {"bad/unknown-architecture", FWD_EUNSUPPORTED, "\"mamba\" is not known"},
+    {"bad/more-tokens-than-rows", FWD_ESHAPE, "at least the 5 tokens"},
+    {"fuzz/gguf/llama-tied", FWD_OK, ""},
+    {"fuzz/gguf/llama-two-layers-v2", FWD_OK, ""},
+    {"fuzz/gguf/qwen2-bias", FWD_OK, ""},
+    {"fuzz/gguf/qwen2-alignment-64", FWD_OK, ""},
+};
+
+START_TEST(test_committed_file) {
+    const struct file_case *f = &file_cases[_i];
+    struct fwd_error err = {0};
+    struct fwd_gguf *file = NULL;
+    struct fwd_model *model = NULL;
+    char path[96];
+    (void)snprintf(path, sizeof path, "fixtures/%s.gguf", f->path);
+    enum fwd_status status = fwd_gguf_open(&file, path, &err);
+    if (status == FWD_OK)
+        status = fwd_model_bind(&model, file, NULL, NULL, &err);
+    ck_assert_msg(status == f->status, "%s: status %d (%s), expected %d", path, status, err.message, f->status);
+    ck_assert_msg(strstr(err.message, f->says) != NULL, "%s: \"%s\" lacks \"%s\"", path, err.message, f->says);
+    ck_assert((model != NULL) == (f->status == FWD_OK));
+    fwd_model_free(model);
+    fwd_gguf_close(file);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("model");
     TCase *t = tcase_create("model");
@@ -237,6 +293,7 @@ int main(void) {
     tcase_add_loop_test(t, test_refusal, 0, sizeof refusals / sizeof *refusals);
     tcase_add_loop_test(t, test_accepted, 0, 10);
     tcase_add_test(t, test_hook);
+    tcase_add_loop_test(t, test_committed_file, 0, sizeof file_cases / sizeof *file_cases);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_FORK);
