@@ -27,8 +27,8 @@ static float quantise_block(const float *x, int n, int8_t *q) {
         float a = fabsf(x[i]);
         finite = finite && isfinite(a);
         amax = a > amax ? a : amax;
+        q[i] = 0;
     }
-    memset(q, 0, (size_t)n);
     if (!finite)
         return NAN;
     if (amax < 0x1p-100f)
