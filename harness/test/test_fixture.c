@@ -1,4 +1,5 @@
 /* Made models: the same bytes for any number of threads, pinned; a file that the engine binds; the shapes' sizes. */
+#include "fixture/cut.h"
 #include "fixture/gguf_writer.h"
 #include "fixture/make.h"
 #include "fixture/vocab.h"
@@ -190,6 +191,109 @@ START_TEST(writer_counts) {
 }
 END_TEST
 
+/* A cut with its source still open. */
+struct cut_pair {
+    struct fwd_gguf *old, *new;
+    struct par_cut_result result;
+};
+
+static enum fwd_status cut_tiny(struct cut_pair *p, const char *layers, int64_t n_vocab, struct fwd_error *err) {
+    char from[100], to[100];
+    struct par_cut_args args = {.n_vocab = n_vocab, .path = to};
+    in_folder(from, sizeof from, "whole.gguf");
+    in_folder(to, sizeof to, "part.gguf");
+    make_tiny(from, 1, 1);
+    ck_assert_int_eq(fwd_gguf_open(&p->old, from, err), FWD_OK);
+    args.file = p->old;
+    FWD_TRY(par_cut_layers(&args, layers, err));
+    FWD_TRY(par_model_cut(&args, &p->result, err));
+    ck_assert_msg(fwd_gguf_open(&p->new, to, err) == FWD_OK, "%s", err->message);
+    ck_assert_uint_eq(fwd_gguf_file_bytes(p->new), p->result.n_bytes);
+    return FWD_OK;
+}
+
+static void expect_same_tensor(const struct cut_pair *p, const char *new_name, const char *old_name) {
+    const struct fwd_gguf_tensor *a = fwd_gguf_find(p->new, new_name), *b = fwd_gguf_find(p->old, old_name);
+    ck_assert_ptr_nonnull(a);
+    ck_assert_ptr_nonnull(b);
+    ck_assert_uint_eq(a->type, b->type);
+    ck_assert_uint_eq(a->n_bytes, b->n_bytes);
+    ck_assert_mem_eq(a->data, b->data, a->n_bytes);
+}
+
+START_TEST(cuts_layers_and_tokens) {
+    struct cut_pair p = {0};
+    struct fwd_error err = {0};
+    struct fwd_model *m;
+    ck_assert_msg(cut_tiny(&p, "0,2,5", 300, &err) == FWD_OK, "%s", err.message);
+    ck_assert_int_eq(p.result.n_tokens, 303); /* and three specials */
+    ck_assert_int_eq(p.result.n_merges, 44);  /* 256 bytes + 44 merges: every one of them is expressible */
+    ck_assert_msg(fwd_model_bind(&m, p.new, NULL, NULL, &err) == FWD_OK, "%s", err.message);
+    ck_assert_int_eq(m->config.n_layer, 3);
+    ck_assert_int_eq(m->config.n_vocab, 303);
+    fwd_model_free(m);
+    expect_same_tensor(&p, "blk.0.attn_q.weight", "blk.0.attn_q.weight");
+    expect_same_tensor(&p, "blk.1.ffn_down.weight", "blk.2.ffn_down.weight");
+    expect_same_tensor(&p, "blk.2.attn_k.bias", "blk.5.attn_k.bias");
+    expect_same_tensor(&p, "output_norm.weight", "output_norm.weight");
+    ck_assert_ptr_null(fwd_gguf_find(p.new, "blk.3.attn_q.weight"));
+    const struct fwd_gguf_tensor *a = fwd_gguf_find(p.new, "output.weight"), *b = fwd_gguf_find(p.old, "output.weight");
+    ck_assert_uint_eq(a->ne[1], 303);
+    ck_assert_mem_eq(a->data, b->data, 300 * 210);
+    ck_assert_mem_eq(a->data + 300 * 210, b->data + PAR_VOCAB_END * 210, 3 * 210);
+    fwd_gguf_close(p.new);
+    fwd_gguf_close(p.old);
+}
+END_TEST
+
+START_TEST(cut_tokenizer) {
+    struct cut_pair p = {0};
+    struct fwd_error err = {0};
+    struct fwd_tokenizer *t;
+    struct fwd_tokenizer_info info;
+    static const char text[] = "<|im_start|>the theory of <|im_end|>";
+    int32_t *ids;
+    size_t n_ids, n;
+    char *back;
+    ck_assert_msg(cut_tiny(&p, "1", 300, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(fwd_tokenizer_open(&t, p.new, &err) == FWD_OK, "%s", err.message);
+    fwd_tokenizer_info(t, &info);
+    ck_assert_int_eq(info.n_vocab, 303);
+    ck_assert_int_eq(info.n_merges, 44);
+    ck_assert_int_eq(info.bos, 300);
+    ck_assert_int_eq(info.eos, 302);
+    ck_assert_int_eq(fwd_tokenizer_encode(t, text, strlen(text), FWD_TOK_PARSE_SPECIAL, &ids, &n_ids, &err), FWD_OK);
+    ck_assert_int_eq(ids[0], 301);
+    ck_assert_int_eq(ids[n_ids - 1], 302);
+    ck_assert_int_eq(fwd_tokenizer_decode(t, ids, n_ids, true, &back, &n, &err), FWD_OK);
+    ck_assert_str_eq(back, text);
+    fwd_free(ids);
+    fwd_free(back);
+    fwd_tokenizer_close(t);
+    fwd_gguf_close(p.new);
+    fwd_gguf_close(p.old);
+}
+END_TEST
+
+static const struct {
+    const char *layers;
+    enum fwd_status code;
+} bad_layers[] = {{"", FWD_EINPUT},    {"a", FWD_EINPUT},          {"1,", FWD_EINPUT},   {"2,1", FWD_EINPUT},
+                  {"1,1", FWD_EINPUT}, {"-1", FWD_EINPUT},         {"0, 1", FWD_EINPUT}, {"1x", FWD_EINPUT},
+                  {"6", FWD_ERANGE},   {"99999999999", FWD_EINPUT}};
+
+START_TEST(cut_refuses) {
+    struct cut_pair p = {0};
+    struct fwd_error err = {0};
+    char to[100];
+    in_folder(to, sizeof to, "part.gguf");
+    ck_assert_msg(cut_tiny(&p, bad_layers[_i].layers, 300, &err) == bad_layers[_i].code, "%s: %s",
+                  bad_layers[_i].layers, err.message);
+    ck_assert_int_ne(access(to, F_OK), 0);
+    fwd_gguf_close(p.old);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("fixture");
     TCase *tc = tcase_create("fixture");
@@ -200,6 +304,9 @@ int main(void) {
     tcase_add_test(tc, shapes);
     tcase_add_test(tc, failures_leave_nothing);
     tcase_add_test(tc, writer_counts);
+    tcase_add_loop_test(tc, cut_refuses, 0, (int)(sizeof bad_layers / sizeof *bad_layers));
+    tcase_add_test(tc, cuts_layers_and_tokens);
+    tcase_add_test(tc, cut_tokenizer);
     suite_add_tcase(suite, tc);
     if (!mkdtemp(folder))
         return 3;
@@ -208,7 +315,7 @@ int main(void) {
     srunner_run_all(runner, CK_ENV);
     int n_run = srunner_ntests_run(runner), n_failed = srunner_ntests_failed(runner);
     srunner_free(runner);
-    static const char *const left[] = {"tiny.gguf", "bound.gguf", "vocab.gguf", "cut.gguf"};
+    static const char *const left[] = {"tiny.gguf", "bound.gguf", "vocab.gguf", "cut.gguf", "whole.gguf", "part.gguf"};
     char path[100];
     for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
         in_folder(path, sizeof path, left[i]);
