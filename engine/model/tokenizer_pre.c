@@ -1,6 +1,7 @@
 #include "model/tokenizer_pre.h"
 
 #include "core/memory.h"
+#include "model/tokenizer_utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -58,7 +59,7 @@ struct tok_pre {
     pcre2_match_data *match;
     pcre2_match_context *context;
     char *repaired; /* the text to hand out, when the caller's is not UTF-8 */
-    char *subject;  /* the text to match, when the one to hand out has surrogates */
+    char *subject;  /* the text to match, when it has stand-ins */
     size_t capacity;
 };
 
@@ -119,68 +120,9 @@ void tok_pre_close(struct tok_pre *p) {
     fwd_free(p);
 }
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------------------------- */
-#define REPLACEMENT 0xfffdu
-
-/* Length of the sequence that lead announces; 0 for a byte that starts none. */
-static size_t announced(unsigned lead) {
-    return lead < 0x80 ? 1 : lead < 0xc0 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf8 ? 4 : 0;
-}
-
-/* Reads one code point as tok_pre_split's comment says; returns the bytes used. */
-static size_t read_code_point(const char *text, size_t len, uint32_t *out) {
-    static const unsigned char lead_bits[5] = {0, 0x7f, 0x1f, 0x0f, 0x07};
-    size_t n = announced((unsigned char)text[0]);
-    *out = REPLACEMENT;
-    if (n == 0 || n > len)
-        return 1;
-    uint32_t c = (unsigned char)text[0] & lead_bits[n];
-    for (size_t i = 1; i < n; i++) {
-        if (((unsigned char)text[i] & 0xc0) != 0x80)
-            return 1;
-        c = c << 6 | ((unsigned char)text[i] & 0x3f);
-    }
-    if (c > 0x10ffff)
-        return 1;
-    *out = c;
-    return n;
-}
-
-static size_t write_code_point(char *out, uint32_t c) {
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const unsigned char mark[5] = {0, 0, 0xc0, 0xe0, 0xf0};
-    for (size_t i = n - 1; i > 0; i--, c >>= 6)
-        out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)(mark[n] | c);
-    return n;
-}
-
-static bool is_surrogate(uint32_t c) {
-    return c >= 0xd800 && c <= 0xdfff;
-}
-
-static bool is_utf8(const char *text, size_t len) {
-    for (size_t i = 0; i < len;) {
-        if ((unsigned char)text[i] < 0x80) {
-            i++;
-            continue;
-        }
-        uint32_t c;
-        char again[4];
-        size_t n = read_code_point(text + i, len - i, &c);
-        if (n == 1 || is_surrogate(c) || write_code_point(again, c) != n)
-            return false;
-        i += n;
-    }
-    return true;
-}
-
-/* Fills repaired and subject, which are of one length. PCRE2 takes no surrogates, so the subject has a private-use
- * character in their place: the same length and, like them, no letter, number or space. */
+/* ---- repair ---------------------------------------------------------------------------------------------------------
+ */
+/* Fills repaired, the text to hand out, and subject, the text to match: stand-ins keep the two of one length. */
 static enum fwd_status repair(struct tok_pre *p, const char *text, size_t len, size_t *n_out, struct fwd_error *err) {
     size_t need = 3 * len; /* one bad byte becomes three */
     if (need > p->capacity) {
@@ -194,9 +136,9 @@ static enum fwd_status repair(struct tok_pre *p, const char *text, size_t len, s
     size_t n = 0;
     for (size_t i = 0; i < len;) {
         uint32_t c;
-        i += read_code_point(text + i, len - i, &c);
-        (void)write_code_point(p->subject + n, is_surrogate(c) ? 0xe000 : c);
-        n += write_code_point(p->repaired + n, c);
+        i += tok_utf8_read(text + i, len - i, &c);
+        (void)tok_utf8_write(p->subject + n, tok_utf8_stand_in(c));
+        n += tok_utf8_write(p->repaired + n, c);
     }
     *n_out = n;
     return FWD_OK;
@@ -248,7 +190,7 @@ static enum fwd_status split_stage(const struct split *s, int stage, size_t star
 enum fwd_status tok_pre_split(struct tok_pre *p, const char *text, size_t len, tok_word_fn *fn, void *ud,
                               struct fwd_error *err) {
     struct split s = {.p = p, .subject = text, .text = text, .fn = fn, .ud = ud};
-    if (!is_utf8(text, len)) {
+    if (!tok_utf8_is_plain(text, len)) {
         FWD_TRY(repair(p, text, len, &len, err));
         s.subject = p->subject;
         s.text = p->repaired;
