@@ -91,6 +91,7 @@ $(parity): $(call obj,$(cli_src)) $(B)/gen/embedded.o $(libs)
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %.a,$^) -Wl,--start-group $(libs) -Wl,--end-group $(LDLIBS)
 
 # A test sees the whole of both libraries; --wrap lets it fail the n-th allocation.
+wrap_test_tokenizer_made.c := -Wl,--wrap=posix_memalign
 define test_rule
 $(B)/bin/$(basename $(notdir $(1))): $(call obj,$(1)) $(B)/gen/embedded.o $(libs)
 	@mkdir -p $$(@D)
