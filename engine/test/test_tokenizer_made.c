@@ -253,7 +253,7 @@ END_TEST
  */
 static const char *const pre_names[] = {"gpt-2", "smollm", "qwen2", "llama-bpe"};
 
-/* One megabyte of one thing, by each pre-tokenizer: ends in time and decodes to itself. */
+/* A megabyte of one thing (an eighth of most), by each pre-tokenizer: ends in time and decodes to itself. */
 START_TEST(hostile_text) {
     static const char *const units[] = {"a",  " ",   "\n",   "<",  "1",        "\xe4\xb8\xad",
                                         "'s", "\t ", "<|im", "he", "\xcc\x81", "\r"};
@@ -263,8 +263,8 @@ START_TEST(hostile_text) {
     struct fwd_error err = {0};
     for (size_t u = 0; u < 2 * sizeof units / sizeof *units; u++) {
         const char *unit = units[u / 2];
-        size_t len = 0, n_ids, n_back;
-        for (size_t n = strlen(unit); len + n <= size; len += n)
+        size_t len = 0, n_ids, n_back, most = u < 4 ? size : size / 8;
+        for (size_t n = strlen(unit); len + n <= most; len += n)
             memcpy(text + len, unit, n);
         if (u % 2)
             text[len++] = 'x';
