@@ -41,7 +41,7 @@ static int bin_of(double d) {
 }
 
 /* True when one of the two is not finite, and so counted. */
-static bool add_nonfinite(struct par_metrics *m, float ref, float got) {
+static bool add_nonfinite(struct par_metrics *m, double ref, double got) {
     if (isfinite(ref) && isfinite(got))
         return false;
     m->n_nan_ref += isnan(ref) != 0;
@@ -53,29 +53,37 @@ static bool add_nonfinite(struct par_metrics *m, float ref, float got) {
     return true;
 }
 
-void par_metrics_add(struct par_metrics_acc *acc, const float *ref, const float *got, int64_t n, int64_t base) {
+static void add_pair(struct par_metrics_acc *acc, double r, double g, int64_t at) {
     struct par_metrics *m = &acc->m;
-    m->n += (uint64_t)n;
-    for (int64_t i = 0; i < n; i++) {
-        if (add_nonfinite(m, ref[i], got[i]))
-            continue;
-        double r = (double)ref[i], g = (double)got[i], d = fabs(g - r);
-        acc->n_finite++;
-        acc->sum_d2 += d * d;
-        acc->sum_ref2 += r * r;
-        acc->sum_got2 += g * g;
-        acc->sum_product += r * g;
-        if (d == 0)
-            acc->n_equal++;
-        else
-            acc->bin[bin_of(d)]++;
-        if (m->max_at < 0 || d > m->max_abs || (d == m->max_abs && base + i < m->max_at)) {
-            m->max_abs = d;
-            m->max_at = base + i;
-            m->max_ref = r;
-            m->max_got = g;
-        }
+    m->n++;
+    if (add_nonfinite(m, r, g))
+        return;
+    double d = fabs(g - r);
+    acc->n_finite++;
+    acc->sum_d2 += d * d;
+    acc->sum_ref2 += r * r;
+    acc->sum_got2 += g * g;
+    acc->sum_product += r * g;
+    if (d == 0)
+        acc->n_equal++;
+    else
+        acc->bin[bin_of(d)]++;
+    if (m->max_at < 0 || d > m->max_abs || (d == m->max_abs && at < m->max_at)) {
+        m->max_abs = d;
+        m->max_at = at;
+        m->max_ref = r;
+        m->max_got = g;
     }
+}
+
+void par_metrics_add(struct par_metrics_acc *acc, const float *ref, const float *got, int64_t n, int64_t base) {
+    for (int64_t i = 0; i < n; i++)
+        add_pair(acc, (double)ref[i], (double)got[i], base + i);
+}
+
+void par_metrics_add_f64(struct par_metrics_acc *acc, const double *ref, const double *got, int64_t n, int64_t base) {
+    for (int64_t i = 0; i < n; i++)
+        add_pair(acc, ref[i], got[i], base + i);
 }
 
 /* Upper edge of the bin below or at which a share q lies. */

@@ -18,6 +18,7 @@ struct par_metrics {
 struct par_metrics_acc;
 struct par_metrics_acc *par_metrics_begin(void); /* NULL: no memory */
 void par_metrics_add(struct par_metrics_acc *acc, const float *ref, const float *got, int64_t n, int64_t base);
+void par_metrics_add_f64(struct par_metrics_acc *acc, const double *ref, const double *got, int64_t n, int64_t base);
 void par_metrics_end(const struct par_metrics_acc *acc, struct par_metrics *out);
 void par_metrics_free(struct par_metrics_acc *acc);
 
@@ -25,8 +26,8 @@ struct par_logit_metrics {
     int32_t top_ref, top_got;      /* argmax, lowest id on a tie; -1: all NaN */
     double margin_ref, margin_got; /* top-1 minus top-2 */
     double gap_in_ref;             /* reference: top_ref's logit minus top_got's */
-    double kl;                     /* KL(ref || got) in nats, log-softmax in F64; NaN with a NaN or +infinity on a side */
-    int topk_overlap, k;           /* of the k best (10; at most 64) */
+    double kl;           /* KL(ref || got) in nats, log-softmax in F64; NaN with a NaN or +infinity on a side */
+    int topk_overlap, k; /* of the k best (10; at most 64) */
     struct par_metrics diff;
 };
 void par_logits_compare(const float *ref, const float *got, int64_t n_vocab, int k, struct par_logit_metrics *out);
