@@ -1,0 +1,515 @@
+/* The streaming judge on whole forward passes of a small model that has every block type: each path is inside every
+ * bound, and a value changed in one op is seen in that op and in no other. */
+#include "spec/judge.h"
+
+#include "test/gguf_bytes.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+
+enum { EMBD = 256, FF = 512, HEADS = 4, KV = 2, DIM = 64, VOCAB = 300, LAYERS = 3, N_TOKENS = 14, N_PROMPT = 10 };
+
+/* ---- the model
+ * ------------------------------------------------------------------------------------------------------- */
+static uint64_t seed = 7;
+static uint32_t noise(void) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(seed >> 33);
+}
+
+/* Offsets of a type's F16 fields and values for them that give weights of about 1/16. */
+static const struct scale_rule {
+    uint32_t type;
+    int d_at, min_at; /* -1: none */
+    uint16_t d, min;  /* binary16 */
+} scale_rules[] = {
+    {FWD_TYPE_Q4_0, 0, -1, 0x22e0, 0},     {FWD_TYPE_Q4_1, 0, 2, 0x22e0, 0xae80},
+    {FWD_TYPE_Q5_0, 0, -1, 0x1ee0, 0},     {FWD_TYPE_Q5_1, 0, 2, 0x1ee0, 0xae80},
+    {FWD_TYPE_Q8_0, 0, -1, 0x1280, 0},     {FWD_TYPE_Q2_K, 80, 82, 0x1d00, 0x2000},
+    {FWD_TYPE_Q3_K, 108, -1, 0x1600, 0},   {FWD_TYPE_Q4_K, 0, 2, 0x0c00, 0x1800},
+    {FWD_TYPE_Q5_K, 0, 2, 0x0800, 0x1800}, {FWD_TYPE_Q6_K, 208, -1, 0x0300, 0},
+};
+
+static uint8_t *make_weight(uint32_t type, uint64_t n, bool is_norm) {
+    const struct fwd_type_info *info = fwd_type_info(type);
+    size_t n_bytes = n / info->block_values * info->block_bytes;
+    uint8_t *w = malloc(n_bytes);
+    if (!w)
+        abort();
+    for (size_t i = 0; i < n_bytes; i++)
+        w[i] = (uint8_t)noise();
+    for (size_t r = 0; r < sizeof scale_rules / sizeof *scale_rules; r++)
+        for (size_t b = 0; scale_rules[r].type == type && b < n_bytes; b += info->block_bytes) {
+            const struct scale_rule *rule = &scale_rules[r];
+            uint16_t jitter = (uint16_t)(noise() % 64);
+            uint16_t d = (uint16_t)(rule->d + jitter), min = (uint16_t)(rule->min + jitter);
+            memcpy(w + b + rule->d_at, &d, 2);
+            if (rule->min_at >= 0)
+                memcpy(w + b + rule->min_at, &min, 2);
+        }
+    for (uint64_t i = 0; info->block_values == 1 && i < n; i++) {
+        float x = ((float)noise() * 0x1p-30f - 1) * (is_norm ? 0.3f : 0.1f) + (is_norm ? 1 : 0);
+        uint32_t bits;
+        memcpy(&bits, &x, 4);
+        if (type == FWD_TYPE_F32)
+            memcpy(w + 4 * i, &bits, 4);
+        else if (type == FWD_TYPE_BF16)
+            memcpy(w + 2 * i, (uint8_t *)&bits + 2, 2);
+        else /* F16: sign, an exponent of 2^-5 .. 2^-4, any fraction */
+            w[2 * i + 1] = (uint8_t)((w[2 * i + 1] & 0x87) | 0x28);
+    }
+    return w;
+}
+
+static void put_tensor(struct gguf_bytes *g, const char *name, uint32_t type, uint64_t n_cols, uint64_t n_rows) {
+    uint64_t ne[2] = {n_cols, n_rows};
+    uint8_t *w = make_weight(type, n_cols * n_rows, strstr(name, "norm") != NULL);
+    add_tensor(g, name, type, n_rows > 1 ? 2 : 1, ne, w);
+    free(w);
+}
+
+static void put_layer(struct gguf_bytes *g, int il, bool bias) {
+    static const uint32_t types[LAYERS][7] = {
+        {FWD_TYPE_Q4_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K, FWD_TYPE_Q4_K, FWD_TYPE_Q5_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K},
+        {FWD_TYPE_Q4_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0, FWD_TYPE_Q5_1, FWD_TYPE_Q8_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0},
+        {FWD_TYPE_Q2_K, FWD_TYPE_Q3_K, FWD_TYPE_Q8_0, FWD_TYPE_F16, FWD_TYPE_BF16, FWD_TYPE_F32, FWD_TYPE_Q5_K}};
+    const struct {
+        const char *name;
+        uint64_t n_cols, n_rows;
+    } matrices[7] = {{"attn_q", EMBD, HEADS * DIM}, {"attn_k", EMBD, KV * DIM},
+                     {"attn_v", EMBD, KV * DIM},    {"attn_output", HEADS * DIM, EMBD},
+                     {"ffn_gate", EMBD, FF},        {"ffn_up", EMBD, FF},
+                     {"ffn_down", FF, EMBD}};
+    char name[64];
+    for (int i = 0; i < 7; i++) {
+        (void)snprintf(name, sizeof name, "blk.%d.%s.weight", il, matrices[i].name);
+        put_tensor(g, name, types[il][i], matrices[i].n_cols, matrices[i].n_rows);
+        (void)snprintf(name, sizeof name, "blk.%d.%s.bias", il, matrices[i].name);
+        if (bias && i < 3)
+            put_tensor(g, name, FWD_TYPE_F32, matrices[i].n_rows, 1);
+    }
+    (void)snprintf(name, sizeof name, "blk.%d.attn_norm.weight", il);
+    put_tensor(g, name, FWD_TYPE_F32, EMBD, 1);
+    (void)snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", il);
+    put_tensor(g, name, FWD_TYPE_F32, EMBD, 1);
+}
+
+struct made {
+    uint8_t *bytes;
+    struct fwd_gguf *file;
+    struct par_spec_model *spec;
+    struct fwd_pool *pool;
+};
+
+static void put_int(struct gguf_bytes *g, const char *arch, const char *key, uint32_t v) {
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s.%s", arch, key);
+    add_u32(g, name, v);
+}
+
+static void make_model(struct made *m, const char *arch, bool bias, bool tied) {
+    struct gguf_bytes g = {0};
+    struct fwd_error err = {.message = ""};
+    char name[64];
+    size_t n_bytes;
+    seed = 7;
+    add_str(&g, "general.architecture", arch);
+    put_int(&g, arch, "block_count", LAYERS);
+    put_int(&g, arch, "context_length", 128);
+    put_int(&g, arch, "embedding_length", EMBD);
+    put_int(&g, arch, "feed_forward_length", FF);
+    put_int(&g, arch, "attention.head_count", HEADS);
+    put_int(&g, arch, "attention.head_count_kv", KV);
+    (void)snprintf(name, sizeof name, "%s.attention.layer_norm_rms_epsilon", arch);
+    add_f32(&g, name, 1e-6f);
+    (void)snprintf(name, sizeof name, "%s.rope.freq_base", arch);
+    add_f32(&g, name, 1000000.0f);
+    put_tensor(&g, "token_embd.weight", tied ? FWD_TYPE_Q8_0 : FWD_TYPE_Q4_K, EMBD, VOCAB);
+    for (int il = 0; il < LAYERS; il++)
+        put_layer(&g, il, bias);
+    put_tensor(&g, "output_norm.weight", FWD_TYPE_F32, EMBD, 1);
+    if (!tied)
+        put_tensor(&g, "output.weight", FWD_TYPE_Q6_K, EMBD, VOCAB);
+    m->bytes = finish_gguf(&g, 3, &n_bytes, NULL);
+    ck_assert_msg(fwd_gguf_parse(&m->file, m->bytes, n_bytes, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(par_spec_open(&m->spec, m->file, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(fwd_pool_create(&m->pool, 2, &err) == FWD_OK, "%s", err.message);
+}
+
+static void free_model(struct made *m) {
+    fwd_pool_free(m->pool);
+    par_spec_close(m->spec);
+    fwd_gguf_close(m->file);
+    free(m->bytes);
+}
+
+/* ---- a run
+ * ----------------------------------------------------------------------------------------------------------- */
+/* One value written through a tap before the judge sees it. */
+struct tamper {
+    enum fwd_op op;
+    int layer, pos; /* layer -2: none */
+};
+
+struct run {
+    const struct made *m;
+    const struct fwd_path *path;
+    struct fwd_session *session;
+    struct par_judge *judge;
+    struct tamper tamper;
+    bool done; /* the tamper found its tap */
+};
+
+static bool get_numerics(void *ud, enum fwd_op op, int il, struct fwd_numerics *out) {
+    const struct run *r = ud;
+    return r->path->numerics(r->session, op, il, out);
+}
+
+/* Adds about 1 % to the largest of the first 64 values of the row of tamper.pos. */
+static void write_tap(struct run *r, const struct fwd_view *v) {
+    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
+    int at = cache ? r->tamper.pos : r->tamper.pos - v->pos0;
+    uint8_t *data = (uint8_t *)v->data + at * v->nb[cache ? 2 : 1];
+    if (cache ? at >= v->ne[2] : at < 0 || at >= v->n_pos)
+        return;
+    r->done = true;
+    if (v->dtype == FWD_F16) {
+        data[0] ^= 1; /* one binary16 ulp */
+        return;
+    }
+    if (v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32) {
+        data[20] ^= 1;
+        return;
+    }
+    int best = 0;
+    for (int i = 0; i < 64; i++) {
+        double x = v->dtype == FWD_F64 ? ((double *)(void *)data)[i] : (double)((float *)(void *)data)[i];
+        double y = v->dtype == FWD_F64 ? ((double *)(void *)data)[best] : (double)((float *)(void *)data)[best];
+        best = fabs(x) > fabs(y) ? i : best;
+    }
+    if (v->dtype == FWD_F64)
+        ((double *)(void *)data)[best] *= 1.01;
+    else
+        ((float *)(void *)data)[best] *= 1.01f;
+}
+
+static int on_tap(void *ud, const struct fwd_view *v) {
+    struct run *r = ud;
+    if (v->op == r->tamper.op && v->layer == r->tamper.layer)
+        write_tap(r, v);
+    return par_judge_tap(r->judge, v);
+}
+
+static void run_tokens(struct run *r, const int32_t *tokens, int pos0, int n) {
+    static float logits[N_TOKENS * VOCAB];
+    static double logits_f64[N_TOKENS * VOCAB];
+    uint8_t want[N_TOKENS];
+    struct fwd_error err = {.message = ""};
+    memset(want, 1, sizeof want);
+    struct fwd_run_args a = {.size = sizeof a, .tokens = tokens + pos0, .n_tokens = n, .pos0 = pos0};
+    a.want_logits = want;
+    a.logits = logits;
+    a.logits_f64 = logits_f64;
+    a.tap = on_tap;
+    a.tap_ud = r;
+    ck_assert_msg(r->path->run(r->session, &a, &err) == FWD_OK, "%s", err.message);
+}
+
+struct schedule {
+    const char *path;
+    int chunk;   /* of the prompt */
+    int n_steps; /* single tokens after it */
+    enum fwd_dtype kv;
+    int every, at; /* sample */
+    const char *act;
+};
+
+static void open_run(struct run *r, const struct made *m, const struct schedule *s, fwd_config_hook *hook) {
+    struct fwd_error err = {.message = ""};
+    struct fwd_knobs k = {.size = sizeof k, .n_threads = 2, .n_ctx = 64, .n_seq = 1, .n_batch = N_TOKENS};
+    k.kv_type = s->kv;
+    k.act = s->act;
+    k.config_hook = hook;
+    *r = (struct run){.m = m, .path = fwd_path_find(s->path), .tamper.layer = -2};
+    ck_assert_msg(r->path != NULL, "no path %s", s->path);
+    ck_assert_msg(r->path->open(&r->session, m->file, &k, &err) == FWD_OK, "%s", err.message);
+    struct par_judge_options o = {.numerics = get_numerics, .numerics_ud = r, .sample_every = s->every};
+    o.sample_at = s->at;
+    o.pool = m->pool;
+    ck_assert_msg(par_judge_open(&r->judge, m->spec, &o, &err) == FWD_OK, "%s", err.message);
+}
+
+static void go(struct run *r, const struct schedule *s) {
+    struct fwd_error err = {.message = ""};
+    int32_t tokens[N_TOKENS];
+    for (int i = 0; i < N_TOKENS; i++)
+        tokens[i] = (i * 37 + 11) % VOCAB;
+    ck_assert_int_eq(r->path->seq_begin(r->session, 0, &err), FWD_OK);
+    ck_assert_int_eq(par_judge_seq_begin(r->judge, &err), FWD_OK);
+    ck_assert_int_eq(par_judge_tokens(r->judge, tokens, N_TOKENS, &err), FWD_OK);
+    for (int at = 0; at < N_PROMPT; at += s->chunk)
+        run_tokens(r, tokens, at, N_PROMPT - at < s->chunk ? N_PROMPT - at : s->chunk);
+    for (int i = 0; i < s->n_steps; i++)
+        run_tokens(r, tokens, N_PROMPT + i, 1);
+}
+
+static void close_run(struct run *r) {
+    par_judge_close(r->judge);
+    r->path->close(r->session);
+}
+
+static const struct par_op_row *get_rows(const struct run *r, int *n) {
+    const struct par_op_row *rows;
+    struct fwd_error err = {.message = ""};
+    ck_assert_msg(par_judge_rows(r->judge, &rows, n, &err) == FWD_OK, "%s", err.message);
+    return rows;
+}
+
+/* ---- tests
+ * ----------------------------------------------------------------------------------------------------------- */
+static const struct schedule schedules[] = {
+    {"f32", N_PROMPT, 0, FWD_F16, 1, 0, NULL},
+    {"f64", N_PROMPT, 0, FWD_F16, 1, 0, NULL},
+    {"f32", N_PROMPT, 0, FWD_F16, 1, 0, "as:q4k-cpu"},
+    {"q4k-cpu", N_PROMPT, 4, FWD_F16, 1, 0, NULL},
+    {"q4k-cpu", 3, 2, FWD_F32, 1, 0, NULL},
+    {"q4k-cpu", 1, 0, FWD_F16, 1, 0, NULL},
+    {"q4k-cpu", 4, 4, FWD_F16, 4, 2, NULL},
+};
+enum { N_SCHEDULES = sizeof schedules / sizeof *schedules };
+
+/* Every op that the path declares is judged and inside its bound; the others say that they are absent. */
+static void check_held(const struct run *r) {
+    int n, n_held = 0;
+    const struct par_op_row *rows = get_rows(r, &n);
+    ck_assert_int_eq(n, 1 + LAYERS * (FWD_OP_L_OUT - FWD_OP_ATTN_NORM + 1) + FWD_OP_COUNT - FWD_OP_RESULT_NORM);
+    for (int i = 0; i < n; i++) {
+        struct fwd_numerics nm = {.size = sizeof nm};
+        const char *op = fwd_op_name(rows[i].op);
+        if (!get_numerics((void *)(uintptr_t)r, rows[i].op, rows[i].layer, &nm)) {
+            ck_assert_msg(rows[i].verdict == PAR_UNMEASURED && strstr(rows[i].note, "absent"), "%s-%d: %s", op,
+                          rows[i].layer, rows[i].note);
+            continue;
+        }
+        n_held++;
+        ck_assert_msg(rows[i].verdict == PAR_HELD,
+                      "%s-%d: %s, ratio %g, position %d row %lld: expected %.9g, got %.9g; %s", op, rows[i].layer,
+                      par_verdict_name(rows[i].verdict), rows[i].ratio_max, rows[i].worst.pos,
+                      (long long)rows[i].worst.row, rows[i].worst.expected, rows[i].worst.got, rows[i].note);
+        ck_assert_msg(rows[i].n_judged > 0 && rows[i].ratio_max <= 1, "%s-%d", op, rows[i].layer);
+    }
+    ck_assert_int_ge(n_held, 2 + LAYERS * 18); /* all but the _q8 ops exist on every path */
+}
+
+START_TEST(held) {
+    const struct schedule *s = &schedules[_i];
+    for (int kind = 0; kind < 2; kind++) {
+        struct made m;
+        struct run r;
+        make_model(&m, kind ? "llama" : "qwen2", !kind, kind);
+        open_run(&r, &m, s, NULL);
+        go(&r, s);
+        check_held(&r);
+        int n_positions, want = 0;
+        uint64_t n_elements;
+        par_judge_coverage(r.judge, &n_positions, &n_elements);
+        for (int p = 0; p < N_PROMPT + s->n_steps; p++)
+            want += p % s->every == s->at;
+        ck_assert_int_eq(n_positions, want);
+        ck_assert_uint_gt(n_elements, (uint64_t)want * LAYERS * EMBD * 10);
+        close_run(&r);
+        free_model(&m);
+    }
+}
+END_TEST
+
+/* A change written through one tap, at position 6: that op of that layer is accused, at that position, and nothing else
+ * is: what follows is computed from the changed value, and judged from it. */
+static void check_one_accused(const struct run *r, const struct tamper *t) {
+    int n;
+    const struct par_op_row *rows = get_rows(r, &n);
+    for (int i = 0; i < n; i++) {
+        bool guilty = rows[i].op == t->op && rows[i].layer == t->layer;
+        const char *op = fwd_op_name(rows[i].op);
+        ck_assert_msg((rows[i].verdict == PAR_DIVERGED) == guilty, "%s-%d changed: %s-%d is %s (%s), ratio %g",
+                      fwd_op_name(t->op), t->layer, op, rows[i].layer, par_verdict_name(rows[i].verdict), rows[i].note,
+                      rows[i].ratio_max);
+        if (guilty)
+            ck_assert_msg(rows[i].worst.pos == t->pos, "%s-%d: position %d", op, rows[i].layer, rows[i].worst.pos);
+    }
+}
+
+static void tamper_all(const struct schedule *s) {
+    struct made m;
+    struct run r;
+    int n_tried = 0;
+    make_model(&m, "qwen2", true, false);
+    for (enum fwd_op op = 0; op < FWD_OP_COUNT; op++) {
+        struct fwd_path_info info = {.size = sizeof info};
+        fwd_path_find(s->path)->describe(&info);
+        if (info.taps[op] != FWD_TAP_WRITE)
+            continue;
+        open_run(&r, &m, s, NULL);
+        r.tamper = (struct tamper){op, fwd_op_in_layer(op) ? 1 : -1, 6};
+        go(&r, s);
+        ck_assert_msg(r.done, "%s never came", fwd_op_name(op));
+        check_one_accused(&r, &r.tamper);
+        close_run(&r);
+        n_tried++;
+    }
+    ck_assert_int_ge(n_tried, 18);
+    free_model(&m);
+}
+
+START_TEST(local) {
+    const struct schedule all[] = {{"q4k-cpu", N_PROMPT, 2, FWD_F16, 1, 0, NULL},
+                                   {"f32", N_PROMPT, 0, FWD_F16, 1, 0, NULL},
+                                   {"f64", N_PROMPT, 0, FWD_F16, 1, 0, NULL}};
+    tamper_all(&all[_i]);
+}
+END_TEST
+
+static void plant_eps(void *ud, struct fwd_config *c) {
+    (void)ud;
+    c->norm_eps = 1e-5f;
+}
+static void plant_modulo(void *ud, struct fwd_config *c) {
+    (void)ud;
+    for (int h = 0; h < c->n_head; h++)
+        c->kv_head_of[h] = h % c->n_kv_head;
+}
+static void plant_theta(void *ud, struct fwd_config *c) {
+    (void)ud;
+    c->rope_theta = 10000;
+}
+static void plant_pairing(void *ud, struct fwd_config *c) {
+    (void)ud;
+    c->rope_pairing = FWD_ROPE_NORM;
+}
+
+/* Faults in what all paths share: the judge's own reading of the file sees them, on every path. */
+static const struct shared_fault {
+    fwd_config_hook *hook;
+    const char *line;
+    enum fwd_op guilty[3];
+    int n_guilty;
+} shared_faults[] = {
+    {plant_eps,
+     "norm_eps: file says 9.99999997e-07, engine has 9.99999975e-06\n",
+     {FWD_OP_ATTN_NORM, FWD_OP_FFN_NORM, FWD_OP_RESULT_NORM},
+     3},
+    {plant_modulo, "kv_head_of[1]: file says 0, engine has 1\n", {FWD_OP_KQV_OUT}, 1},
+    {plant_theta, "rope_theta: file says 1000000, engine has 10000\n", {FWD_OP_QCUR_ROPE, FWD_OP_KCUR_ROPE}, 2},
+    {plant_pairing,
+     "rope_pairing: file says neox (i, i+d/2), engine has norm\n",
+     {FWD_OP_QCUR_ROPE, FWD_OP_KCUR_ROPE},
+     2},
+};
+enum { N_SHARED = sizeof shared_faults / sizeof *shared_faults };
+
+START_TEST(shared_code) {
+    const struct shared_fault *f = &shared_faults[_i];
+    const char *const paths[] = {"f32", "f64", "q4k-cpu"};
+    struct made m;
+    char text[1024];
+    make_model(&m, "qwen2", true, false);
+    for (int p = 0; p < 3; p++) {
+        const struct schedule s = {paths[p], N_PROMPT, 0, FWD_F16, 1, 0, NULL};
+        struct run r;
+        int n;
+        open_run(&r, &m, &s, f->hook);
+        go(&r, &s);
+        ck_assert_int_eq(par_spec_compare_config(m.spec, r.path->config(r.session), text, sizeof text), 1);
+        ck_assert_str_eq(text, f->line);
+        const struct par_op_row *rows = get_rows(&r, &n);
+        for (int i = 0; i < n; i++) {
+            bool guilty = false;
+            for (int g = 0; g < f->n_guilty; g++)
+                guilty = guilty || rows[i].op == f->guilty[g];
+            ck_assert_msg((rows[i].verdict == PAR_DIVERGED) == guilty, "%s: %s-%d is %s, ratio %g", paths[p],
+                          fwd_op_name(rows[i].op), rows[i].layer, par_verdict_name(rows[i].verdict), rows[i].ratio_max);
+        }
+        close_run(&r);
+    }
+    free_model(&m);
+}
+END_TEST
+
+START_TEST(compare_text) {
+    struct made m;
+    struct run r;
+    char text[1024], small[20];
+    const struct schedule s = {"f32", N_PROMPT, 0, FWD_F16, 1, 0, NULL};
+    make_model(&m, "qwen2", true, false);
+    open_run(&r, &m, &s, NULL);
+    struct fwd_config c = *r.path->config(r.session);
+    ck_assert_int_eq(par_spec_compare_config(m.spec, &c, text, sizeof text), 0);
+    ck_assert_str_eq(text, "");
+    c.n_layer = 2;
+    c.n_vocab = 7;
+    c.tied_head = true;
+    ck_assert_int_eq(par_spec_compare_config(m.spec, &c, text, sizeof text), 3);
+    ck_assert_str_eq(text, "n_layer: file says 3, engine has 2\nn_vocab: file says 300, engine has 7\n"
+                           "tied_head: file says 0, engine has 1\n");
+    ck_assert_int_eq(par_spec_compare_config(m.spec, &c, small, sizeof small), 3);
+    ck_assert_str_eq(small, "n_layer: file says ");
+    close_run(&r);
+    free_model(&m);
+}
+END_TEST
+
+START_TEST(silent_taps) {
+    /* Nothing came: everything is UNMEASURED, nothing is HELD. */
+    struct made m;
+    struct run r;
+    int n;
+    const struct schedule s = {"q4k-cpu", N_PROMPT, 0, FWD_F16, 1, 0, NULL};
+    make_model(&m, "qwen2", true, false);
+    open_run(&r, &m, &s, NULL);
+    const struct par_op_row *rows = get_rows(&r, &n);
+    for (int i = 0; i < n; i++)
+        ck_assert_msg(rows[i].verdict == PAR_UNMEASURED && rows[i].note[0], "%s", fwd_op_name(rows[i].op));
+    close_run(&r);
+    free_model(&m);
+}
+END_TEST
+
+START_TEST(bad_taps) {
+    /* A tap that makes no sense is kept as a failure and does not stop the path. */
+    struct made m;
+    struct run r;
+    struct fwd_error err = {.message = ""};
+    const struct par_op_row *rows;
+    int n;
+    const struct schedule s = {"f32", N_PROMPT, 0, FWD_F16, 1, 0, NULL};
+    make_model(&m, "qwen2", true, false);
+    open_run(&r, &m, &s, NULL);
+    float x[EMBD] = {0};
+    struct fwd_view v = {.op = FWD_OP_ATTN_NORM, .layer = LAYERS, .n_pos = 1, .ne = {EMBD, 1, 1, 1}, .data = x};
+    ck_assert_int_eq(par_judge_tap(r.judge, &v), 0);
+    ck_assert_int_eq(par_judge_rows(r.judge, &rows, &n, &err), FWD_ERANGE);
+    ck_assert_msg(strstr(err.message, "layer 3") != NULL, "%s", err.message);
+    close_run(&r);
+    free_model(&m);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("judge");
+    TCase *t = tcase_create("judge");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, held, 0, N_SCHEDULES);
+    tcase_add_loop_test(t, local, 0, 3);
+    tcase_add_loop_test(t, shared_code, 0, N_SHARED);
+    tcase_add_test(t, compare_text);
+    tcase_add_test(t, silent_taps);
+    tcase_add_test(t, bad_taps);
+    suite_add_tcase(s, t);
+    SRunner *runner = srunner_create(s);
+    srunner_set_fork_status(runner, CK_FORK);
+    srunner_run_all(runner, CK_ENV);
+    int n_run = srunner_ntests_run(runner), n_failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return n_run == 0 ? 3 : n_failed != 0;
+}
