@@ -81,6 +81,8 @@ struct fwd_numerics {
     enum fwd_dtype store;                                  /* type of the stored result */
     float exp_ulp, div_ulp, sqrt_ulp, sincos_ulp, pow_ulp; /* accuracy of the functions used; 0: not used */
     enum fwd_accumulator angle;                            /* RoPE: precision of position * frequency */
+    bool dequantised; /* with a Q8 act: the op multiplies d * q, rounded to `store`, by decoded weights; its terms are
+                       * single products. Else they are exact integer dots of whole blocks */
 };
 
 #endif

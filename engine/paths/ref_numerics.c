@@ -14,7 +14,7 @@ static void declare_matmul(const struct fwd_session *s, enum fwd_op op, int laye
     if (format != FWD_F32) {
         out->act = format;
         out->act_rule = FWD_ACT_AMAX127;
-        out->chain_extra += 1; /* each input is rounded once when it is dequantised */
+        out->dequantised = true;
     }
 }
 

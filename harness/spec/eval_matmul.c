@@ -15,8 +15,9 @@ struct matmul_task {
     const float *bias; /* [n_rows] or NULL */
     struct par_bound bound;
     struct spec_dots dots;
-    int block;        /* values in a block; 1: float activations */
-    int64_t n_blocks; /* in a row */
+    enum fwd_dtype act; /* as multiplied: F32, F64, or the blocks that the input has or was to be made into */
+    int block;          /* values in a block; 1: products of floats */
+    int64_t n_blocks;   /* in a row */
     bool has_min;
     /* Quantised activations of the judged positions, [n_pos][...]. */
     int16_t *code, *sum16;
@@ -166,9 +167,32 @@ static void quantised_rows(void *ctx, int thread, int n_threads) {
     }
 }
 
+/* Block b of the input at a position: the tap's own bytes, or, where a path shows only the float tap before them, what
+ * its declared rule makes of that. */
+static void read_block(const struct matmul_task *t, int pos, int64_t b, struct spec_q8 *q) {
+    const struct fwd_view *in = t->ev->e->in[0];
+    const uint8_t *row = par_view_row(in, pos);
+    bool sums_agree; /* judged with the _q8 op itself */
+    if (par_q8_block_values(in->dtype)) {
+        par_q8_read(in->dtype, row + (size_t)b * par_q8_block_bytes(in->dtype), q, &sums_agree);
+        return;
+    }
+    int block = par_q8_block_values(t->act);
+    double wide[256];
+    float x[256];
+    par_load_f64(in->dtype, row + (size_t)(b * block) * par_float_bytes(in->dtype), wide, block);
+    for (int i = 0; i < block; i++)
+        x[i] = (float)wide[i];
+    par_q8_quantise(x, block, q);
+}
+
+/* A sum that its codes cannot have is wrong in the _q8 op, and accused there; here it only must not overflow. */
+static int16_t cut_sum(int32_t sum) {
+    return (int16_t)(sum > INT16_MAX ? INT16_MAX : sum < -INT16_MAX ? -INT16_MAX : sum);
+}
+
 static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
-    const struct fwd_view *in = e->in[0];
     int64_t k = t->w->n_cols;
     size_t n = (size_t)t->ev->n_pos * (size_t)k;
     t->code = fwd_alloc(n, sizeof *t->code);
@@ -176,21 +200,17 @@ static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *e
     t->scale = fwd_alloc(n / (size_t)t->block, sizeof *t->scale);
     FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes",
                 t->ev->n_pos, (long long)k);
-    size_t block_bytes = par_q8_block_bytes(in->dtype);
     struct spec_q8 q;
-    bool sums_agree; /* judged with the _q8 op itself */
-    for (int p = 0; p < t->ev->n_pos; p++) {
-        const uint8_t *row = par_view_row(in, e->pos0 + t->ev->pos[p]);
+    for (int p = 0; p < t->ev->n_pos; p++)
         for (int64_t b = 0; b < t->n_blocks; b++) {
-            par_q8_read(in->dtype, row + (size_t)b * block_bytes, &q, &sums_agree);
             int64_t at = p * k + b * t->block;
+            read_block(t, e->pos0 + t->ev->pos[p], b, &q);
             for (int i = 0; i < t->block; i++)
                 t->code[at + i] = q.q[i];
             for (int j = 0; j < t->block / 16; j++)
-                t->sum16[at / 16 + j] = (int16_t)q.sum16[j];
+                t->sum16[at / 16 + j] = cut_sum(q.sum16[j]);
             t->scale[p * t->n_blocks + b] = (double)q.d;
         }
-    }
     return FWD_OK;
 }
 
@@ -212,29 +232,60 @@ static void float_rows(void *ctx, int thread, int n_threads) {
     }
 }
 
+/* d * q of each block, rounded to F32 where the path computes in that. */
+static void dequantise_row(const struct matmul_task *t, int pos, double *x) {
+    int block = par_q8_block_values(t->act);
+    struct spec_q8 q;
+    for (int64_t b = 0; b < t->w->n_cols / block; b++) {
+        read_block(t, pos, b, &q);
+        for (int i = 0; i < block; i++) {
+            double exact = (double)q.d * q.q[i];
+            x[b * block + i] = t->ev->e->numerics->store == FWD_F32 ? (double)(float)exact : exact;
+        }
+    }
+}
+
 static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
     int64_t k = t->w->n_cols;
     t->x = fwd_alloc((size_t)t->ev->n_pos, (size_t)k * sizeof *t->x);
     FWD_FAIL_IF(!t->x, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld values", t->ev->n_pos, (long long)k);
-    for (int p = 0; p < t->ev->n_pos; p++)
-        par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], e->pos0 + t->ev->pos[p]), t->x + p * k, k);
+    for (int p = 0; p < t->ev->n_pos; p++) {
+        int pos = e->pos0 + t->ev->pos[p];
+        if (par_q8_block_values(t->act))
+            dequantise_row(t, pos, t->x + p * k);
+        else
+            par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), t->x + p * k, k);
+    }
     return FWD_OK;
 }
 
 /* ---- either --------------------------------------------------------------------------------------------------------
  */
-static enum fwd_status check_quantised(struct matmul_task *t, struct fwd_error *err) {
+static enum fwd_status check_input(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
     const struct fwd_view *in = e->in[0];
-    int block = par_q8_block_values(in->dtype), weight_block = par_decode_block_values(t->w->type);
-    FWD_FAIL_IF(block != weight_block, FWD_EUNSUPPORTED, err, "%s: %s weights with %s activations have no evaluator",
-                fwd_op_name(e->op), fwd_type_name(t->w->type), fwd_dtype_name(in->dtype));
-    FWD_FAIL_IF(in->ne[0] != t->w->n_cols, FWD_ESHAPE, err, "%s: %lld activations, expected %lld", fwd_op_name(e->op),
-                (long long)in->ne[0], (long long)t->w->n_cols);
+    const char *op = fwd_op_name(e->op);
+    FWD_FAIL_IF(!in, FWD_EINPUT, err, "%s: its input is missing", op);
+    bool blocks = par_q8_block_values(in->dtype) != 0;
+    t->act = blocks ? in->dtype : e->numerics->act;
+    int block = par_q8_block_values(t->act), weight_block = par_decode_block_values(t->w->type);
+    if (!blocks)
+        FWD_TRY(par_eval_need_float(t->ev, in, t->w->n_cols, err));
+    if (!block)
+        return FWD_OK;
+    FWD_FAIL_IF(!blocks && e->numerics->act_rule != FWD_ACT_AMAX127, FWD_EUNSUPPORTED, err,
+                "%s: quantisation rule %d is unknown", op, e->numerics->act_rule);
+    FWD_FAIL_IF(in->ne[0] != t->w->n_cols || t->w->n_cols % block != 0, FWD_ESHAPE, err,
+                "%s: %lld activations in blocks of %d, expected %lld", op, (long long)in->ne[0], block,
+                (long long)t->w->n_cols);
     for (int p = 0; p < t->ev->n_pos; p++)
-        FWD_FAIL_IF(!par_view_row(in, e->pos0 + t->ev->pos[p]), FWD_EINPUT, err, "%s: no %s for position %d",
-                    fwd_op_name(e->op), fwd_op_name(in->op), e->pos0 + t->ev->pos[p]);
+        FWD_FAIL_IF(!par_view_row(in, e->pos0 + t->ev->pos[p]), FWD_EINPUT, err, "%s: no %s for position %d", op,
+                    fwd_op_name(in->op), e->pos0 + t->ev->pos[p]);
+    if (e->numerics->dequantised)
+        return FWD_OK;
+    FWD_FAIL_IF(block != weight_block, FWD_EUNSUPPORTED, err, "%s: %s weights with %s activations have no evaluator",
+                op, fwd_type_name(t->w->type), fwd_dtype_name(t->act));
     t->block = block;
     t->n_blocks = t->w->n_cols / block;
     t->has_min = par_decode_has_min(t->w->type);
@@ -256,11 +307,7 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     struct matmul_task t = {.ev = ev, .w = par_spec_weight(ev->m, e->op, e->layer), .block = 1};
     const struct spec_weight *bias = par_spec_bias(ev->m, e->op, e->layer);
     FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
-    FWD_FAIL_IF(!e->in[0], FWD_EINPUT, err, "%s: its input is missing", fwd_op_name(e->op));
-    if (par_q8_block_values(e->in[0]->dtype))
-        FWD_TRY(check_quantised(&t, err));
-    else
-        FWD_TRY(par_eval_need_float(ev, e->in[0], t.w->n_cols, err));
+    FWD_TRY(check_input(&t, err));
     int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
     t.bound = par_bound_make(e->numerics, t.w->n_cols, n_terms);
     t.dots = par_spec_dots();

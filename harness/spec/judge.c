@@ -217,13 +217,12 @@ static const struct fwd_view *find_residual(const struct par_judge *j, int layer
                       : find_kept(j, FWD_OP_L_OUT, FORM_FLOAT, layer - 1);
 }
 
-/* What a matmul read: its quantised input in the declared format, else what a path that quantises and dequantises shows
- * in floats, else the float tap before. */
+/* What a matmul read: its quantised input in the declared format, else the float tap before it, which the evaluator
+ * then quantises by the declared rule. */
 static const struct fwd_view *find_act(const struct par_judge *j, enum fwd_op q8, enum fwd_op plain, int layer,
                                        const struct fwd_numerics *nm) {
-    enum form form = form_of(nm->act);
-    const struct fwd_view *v = find_kept(j, q8, form, layer);
-    return v || form != FORM_FLOAT ? v : find_kept(j, plain, FORM_FLOAT, layer);
+    const struct fwd_view *v = find_kept(j, q8, form_of(nm->act), layer);
+    return v ? v : find_kept(j, plain, FORM_FLOAT, layer);
 }
 
 static const struct fwd_view *history_view(const struct history *h, struct fwd_view *v) {

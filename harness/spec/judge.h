@@ -38,7 +38,8 @@ struct par_eval {
     int pos0, n_pos;          /* of the views */
     const uint8_t *judge_pos; /* [n_pos] which positions to judge; NULL: all */
     int n_in;
-    /* As the table in engine's enum fwd_op; they may cover more positions than out. Two differences: K_cache and
+    /* As the table in engine's enum fwd_op; they may cover more positions than out. Three differences: a matmul with a
+     * quantised act may get the float tap (then the judge quantises it by the declared rule); K_cache and
      * V_cache take the rows that were computed (Kcur_rope, Vcur) for any positions at or below out's, and kqv_out's
      * keys and values may be such rows instead of a cache. */
     const struct fwd_view *in[4];

@@ -64,6 +64,7 @@ void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out
             int16_t stored;
             memcpy(&stored, block + 260 + 2 * g, 2);
             *sums_agree = *sums_agree && stored == out->sum16[g];
+            out->sum16[g] = stored;
         }
     } else {
         int32_t stored;
@@ -71,5 +72,6 @@ void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out
         memcpy(out->q, block + 8, 32);
         add_sums(out, 32);
         *sums_agree = stored == out->sum16[0] + out->sum16[1];
+        out->sum16[0] = stored - out->sum16[1];
     }
 }

@@ -16,7 +16,8 @@ int par_q8_block_values(enum fwd_dtype dtype);
 size_t par_q8_block_bytes(enum fwd_dtype dtype);
 /* x: n = 256 or 32 values. */
 void par_q8_quantise(const float *x, int n, struct spec_q8 *out);
-/* Reads the tap's bytes (layouts in core/types.h); *sums_agree: whether the stored sums are those of its codes. */
+/* Reads the tap's bytes (layouts in core/types.h) with the sums as stored (a Q8_32 sum goes into the first half, less
+ * the second half's own); *sums_agree: whether they are those of its codes. */
 void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out, bool *sums_agree);
 
 #endif
