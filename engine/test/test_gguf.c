@@ -205,6 +205,12 @@ static void outside_by_one(struct gguf_bytes *g) {
     add_tensor(g, "t", 0, 1, dims_5, NULL), g->infos.n = 0, g->n_tensors = 0;
     add_info(g, "t", 0, 1, ne, 0);
 }
+static void last_one_too_long(struct gguf_bytes *g) {
+    static const uint64_t ne[1] = {6};
+    add_tensor(g, "t", 0, 1, dims_5, NULL), add_tensor(g, "u", 0, 1, dims_5, NULL);
+    g->infos.n = 0, g->n_tensors = 0;
+    add_info(g, "t", 0, 1, dims_5, 0), add_info(g, "u", 0, 1, ne, 32);
+}
 static void offset_wraps(struct gguf_bytes *g) {
     add_tensor(g, "t", 0, 1, dims_5, NULL), add_info(g, "u", 0, 1, dims_5, UINT64_MAX - 31);
 }
@@ -241,6 +247,7 @@ static const struct fault faults[] = {
     {"unaligned offset", FWD_ECORRUPT, "offset 4, expected a multiple of 32", odd_offset},
     {"outside the file", FWD_ETRUNCATED, "\"u\": 20 bytes at offset 1099511627776", outside},
     {"one value too long", FWD_ETRUNCATED, "24 bytes at offset 0 do not fit into the 20", outside_by_one},
+    {"last one too long", FWD_ETRUNCATED, "24 bytes at offset 32 do not fit into the 52", last_one_too_long},
     {"offset wraps", FWD_ETRUNCATED, "do not fit", offset_wraps},
     {"overlap", FWD_ECORRUPT, "\"u\" begins at byte", overlap},
     {"same place", FWD_ECORRUPT, "inside tensor", same_place},

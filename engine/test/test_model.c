@@ -4,6 +4,7 @@
 #include "tiny_model.h"
 
 #include <check.h>
+#include <errno.h>
 #include <math.h>
 
 struct loaded {
@@ -267,6 +268,37 @@ static const struct file_case {
     {"fuzz/gguf/qwen2-alignment-64", FWD_OK, ""},
 };
 
+/* Allocation number fail_at, counted from 0, fails (the Makefile links this test with --wrap). */
+static int fail_at = -1, n_allocations;
+int __real_posix_memalign(void **out, size_t alignment, size_t n_bytes);
+int __wrap_posix_memalign(void **out, size_t alignment, size_t n_bytes);
+
+int __wrap_posix_memalign(void **out, size_t alignment, size_t n_bytes) {
+    return n_allocations++ == fail_at ? ENOMEM : __real_posix_memalign(out, alignment, n_bytes);
+}
+
+/* Whichever allocation fails, opening or binding says so and leaves nothing behind (leaks: ASan's run of this test). */
+START_TEST(test_no_memory) {
+    enum fwd_status status = FWD_ENOMEM;
+    int n_refused = 0;
+    for (fail_at = 0; status == FWD_ENOMEM; fail_at++, n_refused++) {
+        struct fwd_error err = {0};
+        struct fwd_gguf *file;
+        struct fwd_model *model = NULL;
+        n_allocations = 0;
+        status = fwd_gguf_open(&file, "fixtures/fuzz/gguf/qwen2-bias.gguf", &err);
+        if (status == FWD_OK)
+            status = fwd_model_bind(&model, file, NULL, NULL, &err);
+        ck_assert_msg(status == FWD_OK || (status == FWD_ENOMEM && err.message[0] && !model),
+                      "allocation %d: status %d (%s)", fail_at, status, err.message);
+        fwd_model_free(model);
+        fwd_gguf_close(file);
+    }
+    ck_assert_int_eq(status, FWD_OK);
+    ck_assert_int_ge(n_refused, 31 + 2); /* one for every name, and the tables */
+}
+END_TEST
+
 START_TEST(test_committed_file) {
     const struct file_case *f = &file_cases[_i];
     struct fwd_error err = {0};
@@ -293,6 +325,7 @@ int main(void) {
     tcase_add_loop_test(t, test_refusal, 0, sizeof refusals / sizeof *refusals);
     tcase_add_loop_test(t, test_accepted, 0, 10);
     tcase_add_test(t, test_hook);
+    tcase_add_test(t, test_no_memory);
     tcase_add_loop_test(t, test_committed_file, 0, sizeof file_cases / sizeof *file_cases);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
