@@ -38,7 +38,8 @@
 #define PAR_FACT_FUSION "fusion_groups"     /* "none" */
 #define PAR_FACT_NUMERICS "numerics_hash"   /* of every op's declared numerics */
 #define PAR_FACT_FP "fp_environment"        /* rounding direction, flush to zero */
-#define PAR_FACT_TOKENIZER "tokenizer_hash" /* of vocabulary and merges, or "none" */
+#define PAR_FACT_TOKENIZER "tokenizer_hash" /* of the vocabulary in order of ids, or "none" */
+#define PAR_FACT_WEIGHTS "weights_hash"     /* of every weight as the kernels read it */
 #define PAR_FACT_HOST "host"
 #define PAR_FACT_BUILD "build"
 #define PAR_FACT_LOGITS "logits_hash" /* with taps on */
