@@ -1,0 +1,7 @@
+/* harness/cli/cmd.h: the subcommands. Each gets its own name as argv[0] and returns the exit code. */
+#ifndef HARNESS_CLI_CMD_H
+#define HARNESS_CLI_CMD_H
+
+int cmd_run(int argc, char **argv);
+
+#endif

@@ -1,0 +1,67 @@
+/* harness/cli/options.h: command lines as tables, and the options that several commands share. */
+#ifndef HARNESS_CLI_OPTIONS_H
+#define HARNESS_CLI_OPTIONS_H
+
+#include "engine.h"
+#include "run/drive.h"
+
+#include <stdio.h>
+
+enum par_opt_kind { PAR_OPT_FLAG, PAR_OPT_STRING, PAR_OPT_INT };
+
+struct par_opt {
+    const char *name;  /* "threads": --threads N or --threads=N */
+    char letter;       /* 'p': -p TEXT; 0: none */
+    enum par_opt_kind kind;
+    void *out;         /* bool *, const char **, int * */
+    int min, max;      /* of an int, both included */
+    const char *value; /* "N" in the help */
+    const char *help;
+};
+
+/* Fills the outs; words that are no options go to positional[0 .. *n_positional - 1], at most max_positional.
+ * FWD_EINPUT names the word. *help becomes true for --help or -h (then nothing else is checked). */
+enum fwd_status par_options_parse(const struct par_opt *opts, int n_opts, int argc, char **argv,
+                                  const char **positional, int max_positional, int *n_positional, bool *help,
+                                  struct fwd_error *err);
+void par_options_help(FILE *out, const char *usage, const char *what, const struct par_opt *opts, int n_opts);
+
+/* What run, trace and their like have in common: the model, the ids, the knobs. Zero it, set other defaults, parse. */
+struct par_common {
+    const char *model;
+    const char *prompt, *prompt_file, *tokens; /* one of them, or none: the built-in default prompt */
+    bool chat;
+    int n_decode; /* teacher-forced decode steps after the prompt; -1: the command's default */
+    int threads;
+    const char *kv, *head, *caps, *force, *act;
+    const char *schedule;
+    int chunk;
+    int n_ctx;
+};
+enum { PAR_COMMON_OPTS = 14 };
+/* Writes PAR_COMMON_OPTS rows. */
+void par_common_opts(struct par_common *c, struct par_opt *rows);
+/* Knobs of a session that has room for n_ids positions; strings point into c. */
+enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct fwd_knobs *knobs,
+                                 enum par_schedule *schedule, struct fwd_error *err);
+
+/* A model file opened, and the ids that every path gets. */
+struct par_input {
+    char path[4096];
+    struct fwd_gguf *file;
+    struct fwd_tokenizer *tokenizer; /* NULL when ids were given and the file has no usable tokenizer */
+    char *text;                      /* the prompt as encoded (after the chat form), or NULL with --tokens */
+    size_t text_len;
+    int32_t *ids;
+    int n_ids;
+};
+enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err);
+void par_input_close(struct par_input *in);
+
+/* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 usage, 4 refused or corrupt. */
+int par_complain(const struct fwd_error *err);
+
+/* Progress on stderr when it is a terminal; done < 0 clears the line. */
+void par_progress(const char *what, int64_t done, int64_t total);
+
+#endif
