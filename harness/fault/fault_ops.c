@@ -3,6 +3,7 @@
 #include "fault/fault_ops.h"
 
 #include "fault/fault.h"
+#include "spec/spec_decode.h"
 
 #include <math.h>
 #include <string.h>
@@ -123,9 +124,8 @@ enum fwd_status par_fault_q6k_as_q4k(void *ud, const struct fwd_op_call *call, s
     return FWD_OK;
 }
 
-/* y[i] = sum_k buffer[k * N + i] * x[k] with buffer = the [N, K] weights laid out row after row: the true weights, read
- * in the wrong order. Computes the right head row by row through builtin() on unit-free copies? No: it reads the decoded
- * rows in sequence; value f of the buffer belongs to k = f / N, i = f % N. */
+/* y[i] = sum_k buffer[k * N + i] * x[k] with buffer = the [N, K] weights laid out row after row: the true weights read in
+ * the wrong order. One pass over the rows: value f of the buffer belongs to k = f / N, i = f % N. */
 struct transposed_work {
     const struct fwd_op_call *call;
     const float *row; /* decoded weight row r */
@@ -159,15 +159,13 @@ enum fwd_status par_fault_head_transposed(void *ud, const struct fwd_op_call *ca
     FWD_FAIL_IF(!row, FWD_ENOMEM, err, "fault f32-head-transposed: no memory for a row");
     for (int i = 0; i < call->n_pos; i++)
         memset(out_row(call, i), 0, (size_t)w->n_rows * sizeof(float));
-    enum fwd_status rc = FWD_OK;
-    for (int64_t r = 0; rc == FWD_OK && r < w->n_rows; r++) {
-        rc = par_spec_decode_row(w->type, w->data + r * w->row_bytes, w->n_cols, row, err);
+    for (int64_t r = 0; r < w->n_rows; r++) {
+        par_decode_row(w->type, w->data + r * w->row_bytes, row, w->n_cols);
         struct transposed_work work = {call, row, r};
-        if (rc == FWD_OK)
-            fwd_pool_run(call->pool, add_transposed_row, &work);
+        fwd_pool_run(call->pool, add_transposed_row, &work);
     }
     fwd_free(row);
-    return rc;
+    return FWD_OK;
 }
 
 /* Rotates one row of heads; position and pairing are the caller's. */

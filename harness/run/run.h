@@ -1,0 +1,45 @@
+/* harness/run/run.h: one differential run: reference and candidate over the same ids, every op judged, logits held
+ * against the explained spread, arms flipped one at a time, interventions where something is guilty. */
+#ifndef HARNESS_RUN_RUN_H
+#define HARNESS_RUN_RUN_H
+
+#include "contract/figures.h"
+#include "fault/fault.h"
+#include "report/report.h"
+#include "run/drive.h"
+
+enum par_depth { PAR_QUICK, PAR_DEFAULT, PAR_FULL };
+
+struct par_run_options {
+    const struct fwd_gguf *file;
+    const char *model_name;  /* as the user typed it */
+    const char *prompt;      /* text for the report, or NULL */
+    const int32_t *ids;      /* the prompt */
+    int n_prompt;
+    int n_decode;            /* teacher-forced steps; their ids are the candidate's own greedy ones */
+    const int32_t *loss_ids; /* of the committed text on which the reference's loss must be plausible, or NULL */
+    int n_loss_ids;
+    const struct fwd_path *ref, *cand;
+    struct fwd_knobs knobs; /* of the candidate; the reference takes n_threads, caps and the hook from it */
+    enum par_schedule schedule;
+    int chunk;
+    enum par_depth depth;
+    int ref_sample_every; /* positions of the reference that are judged; 0: a default by depth */
+    struct par_fault *faults;
+    int n_faults;
+    const char *hypotheses_dir; /* NULL: hypotheses are not evaluated */
+    const char *command;    /* that repeats this run: without the options an arm adds */
+    void (*progress)(void *ud, const char *what, int64_t done, int64_t total); /* done < 0: over; may be NULL */
+    void *progress_ud;
+};
+
+/* Fills *report (zeroed by the caller; report->text owns it all) and figures. An error means that nothing can be said. */
+enum fwd_status par_run(const struct par_run_options *options, struct par_report *report, struct par_figures *figures,
+                        struct fwd_error *err);
+
+/* How many ensemble runs make the explained spread, by depth, and the factors that the spread is scaled by. */
+int par_spread_runs(enum par_depth depth);
+#define PAR_SPREAD_FLIP_FACTOR 1.0
+#define PAR_SPREAD_DISTANCE_FACTOR 2.0
+
+#endif

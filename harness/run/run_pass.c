@@ -1,0 +1,342 @@
+/* harness/run/run_pass.c: single passes of a run: the reference (stored and sampled by its judge), the candidate (every
+ * op judged and held beside the reference), and the repeats that prove the measurement. */
+#include "run/run_state.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+struct tap_work {
+    struct par_run *r;
+    struct par_judge *judge;         /* or NULL */
+    struct par_metrics_acc **metrics; /* [n_ops], or NULL */
+    bool keep;                       /* into the store */
+    float *row;                      /* room for the widest row */
+    int64_t row_cap;
+    const char *what;
+    enum fwd_status rc;
+    struct fwd_error *err;
+};
+
+static int op_index(const struct par_run *r, enum fwd_op op, int layer) {
+    for (int i = 0; i < r->n_ops; i++)
+        if (r->ops[i].op == op && r->ops[i].layer == layer)
+            return i;
+    return -1;
+}
+
+static enum fwd_status compare_free_run(struct tap_work *w, const struct fwd_view *v) {
+    struct par_run *r = w->r;
+    int index = op_index(r, v->op, v->layer);
+    if (index < 0 || v->dtype != FWD_F32 || v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE)
+        return FWD_OK;
+    for (int i = 0; i < v->n_pos; i++) {
+        int pos = v->pos0 + i;
+        int64_t width = par_store_width(r->store, v->op, v->layer, pos);
+        if (width != v->ne[0])
+            continue;
+        if (width > w->row_cap) {
+            fwd_free(w->row);
+            w->row = fwd_alloc((size_t)width, sizeof *w->row);
+            w->row_cap = w->row ? width : 0;
+            FWD_FAIL_IF(!w->row, FWD_ENOMEM, w->err, "run: no memory for a row of %lld values", (long long)width);
+        }
+        FWD_TRY(par_store_get(r->store, v->op, v->layer, pos, w->row, w->err));
+        const float *got = (const float *)(const void *)((const char *)v->data + v->nb[1] * i);
+        par_metrics_add(w->metrics[index], w->row, got, width, (int64_t)pos * width);
+    }
+    return FWD_OK;
+}
+
+static int on_tap(void *ud, const struct fwd_view *view) {
+    struct tap_work *w = ud;
+    struct par_run *r = w->r;
+    if (view->op == FWD_OP_ATTN_NORM)
+        par_run_progress(r, w->what, (int64_t)view->pos0 * par_spec_config(r->spec)->n_layer + view->layer,
+                         (int64_t)r->n_ids * par_spec_config(r->spec)->n_layer);
+    if (w->judge && par_judge_tap(w->judge, view) != 0)
+        return 1;
+    if (w->keep && view->op != FWD_OP_RESULT_OUTPUT)
+        w->rc = par_store_put(r->store, view, w->err);
+    if (w->rc == FWD_OK && w->metrics)
+        w->rc = compare_free_run(w, view);
+    return w->rc != FWD_OK;
+}
+
+struct numerics_of {
+    const struct fwd_path *path;
+    const struct fwd_session *session;
+};
+static bool declared(void *ud, enum fwd_op op, int layer, struct fwd_numerics *out) {
+    const struct numerics_of *n = ud;
+    return n->path->numerics(n->session, op, layer, out);
+}
+
+/* One judged pass of an open session. */
+static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *drive, int sample_every, int sample_at,
+                                   float *logits, struct fwd_error *err) {
+    struct par_run *r = w->r;
+    struct numerics_of numerics = {drive->path, drive->session};
+    struct par_judge_options options = {.numerics = declared,
+                                        .numerics_ud = &numerics,
+                                        .sample_every = sample_every,
+                                        .sample_at = sample_at,
+                                        .pool = r->pool};
+    FWD_TRY(par_judge_open(&w->judge, r->spec, &options, err));
+    FWD_TRY(par_judge_tokens(w->judge, r->ids, r->n_ids, err));
+    FWD_TRY(par_judge_seq_begin(w->judge, err));
+    struct par_drive tapped = *drive;
+    tapped.tap = on_tap;
+    tapped.tap_ud = w;
+    w->rc = FWD_OK;
+    w->err = err;
+    enum fwd_status rc = par_drive_run(&tapped, r->ids, r->n_prompt, r->n_ids, r->want, logits, err);
+    if (w->rc != FWD_OK)
+        return w->rc; /* err is the tap's own */
+    if (rc == FWD_ESTOPPED) {
+        const struct par_op_row *rows;
+        int n_rows;
+        FWD_TRY(par_judge_rows(w->judge, &rows, &n_rows, err));
+    }
+    return rc;
+}
+
+static bool accused(const struct par_op_row *row) {
+    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
+}
+
+static enum fwd_status make_op_rows(struct par_run *r, const struct par_op_row *rows, int n_rows,
+                                    struct fwd_error *err) {
+    r->ops = par_text_alloc(r->text, (size_t)n_rows * sizeof *r->ops);
+    FWD_FAIL_IF(!r->ops, FWD_ENOMEM, err, "run: no memory for %d op rows", n_rows);
+    r->n_ops = n_rows;
+    for (int i = 0; i < n_rows; i++) {
+        r->ops[i].op = rows[i].op;
+        r->ops[i].layer = rows[i].layer;
+    }
+    return FWD_OK;
+}
+
+static void coverage_row(struct par_run *r, const char *path, const char *schedule, struct par_judge *judge) {
+    int n_positions;
+    uint64_t n_elements;
+    par_judge_coverage(judge, &n_positions, &n_elements);
+    struct par_report_coverage *rows =
+        par_text_alloc(r->text, (size_t)(r->report->n_coverage + 1) * sizeof *rows);
+    if (!rows)
+        return;
+    if (r->report->n_coverage)
+        memcpy(rows, r->report->coverage, (size_t)r->report->n_coverage * sizeof *rows);
+    rows[r->report->n_coverage++] = (struct par_report_coverage){
+        path, schedule,
+        par_text_printf(r->text, "positions judged, all ops (%llu elements)", (unsigned long long)n_elements),
+        n_positions, r->n_ids};
+    r->report->coverage = rows;
+}
+
+/* Mean negative log-likelihood of ids[1..] under logits of each position before. */
+static double mean_loss(const float *logits, const int32_t *ids, int n, int64_t n_vocab) {
+    double sum = 0;
+    for (int i = 0; i + 1 < n; i++) {
+        const float *row = logits + (int64_t)i * n_vocab;
+        double top = (double)row[0], total = 0;
+        for (int64_t j = 1; j < n_vocab; j++)
+            top = (double)row[j] > top ? (double)row[j] : top;
+        for (int64_t j = 0; j < n_vocab; j++)
+            total += exp((double)row[j] - top);
+        sum += top + log(total) - (double)row[ids[i + 1]];
+    }
+    return sum / (n - 1);
+}
+
+static enum fwd_status measure_loss(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
+    const struct par_run_options *o = r->o;
+    if (o->n_loss_ids < 2)
+        return FWD_OK;
+    par_run_progress(r, "reference: loss on the committed text", 0, 1);
+    FWD_TRY(o->ref->seq_begin(session, 0, err));
+    uint8_t *all = fwd_alloc((size_t)o->n_loss_ids, 1);
+    FWD_FAIL_IF(!all, FWD_ENOMEM, err, "run: no memory for %d loss positions", o->n_loss_ids);
+    memset(all, 1, (size_t)o->n_loss_ids);
+    struct fwd_run_args args = {.size = sizeof args,
+                                .tokens = o->loss_ids,
+                                .n_tokens = o->n_loss_ids,
+                                .want_logits = all,
+                                .logits = r->logits_work};
+    enum fwd_status rc = o->ref->run(session, &args, err);
+    fwd_free(all);
+    if (rc != FWD_OK)
+        return rc;
+    par_figures_set(r->figures, "ref.loss", mean_loss(r->logits_work, o->loss_ids, o->n_loss_ids, r->n_vocab));
+    par_figures_set(r->figures, "ref.loss_uniform", log((double)r->n_vocab));
+    return FWD_OK;
+}
+
+static struct fwd_knobs reference_knobs(const struct par_run *r) {
+    struct fwd_knobs knobs = par_run_knobs(r);
+    int longest = r->n_ids > r->o->n_loss_ids ? r->n_ids : r->o->n_loss_ids;
+    knobs.n_batch = longest;
+    knobs.n_ctx = longest;
+    knobs.n_seq = 1;
+    knobs.force = NULL;
+    knobs.act = NULL;
+    knobs.head = FWD_HEAD_QUANT;
+    return knobs;
+}
+
+static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *session, struct tap_work *w,
+                                      struct fwd_error *err) {
+    const struct par_run_options *o = r->o;
+    int every = o->ref_sample_every ? o->ref_sample_every : o->depth == PAR_FULL ? 1 : 24;
+    struct par_drive drive = {.path = o->ref, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
+    w->keep = true;
+    w->what = "reference";
+    /* The last position of the prompt is always among the judged ones. */
+    FWD_TRY(judged_pass(w, &drive, every, (r->n_prompt - 1) % every, r->logits_ref, err));
+    const struct par_op_row *rows;
+    int n_rows;
+    FWD_TRY(par_judge_rows(w->judge, &rows, &n_rows, err));
+    FWD_TRY(make_op_rows(r, rows, n_rows, err));
+    for (int i = 0; i < n_rows; i++) {
+        r->ops[i].ref = rows[i];
+        r->n_accused_ref += accused(&rows[i]);
+    }
+    coverage_row(r, o->ref->name, "one call", w->judge);
+    return measure_loss(r, session, err);
+}
+
+enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err) {
+    struct fwd_knobs knobs = reference_knobs(r);
+    struct fwd_session *session;
+    struct tap_work w = {.r = r};
+    FWD_TRY(r->o->ref->open(&session, r->o->file, &knobs, err));
+    enum fwd_status rc = reference_pass(r, session, &w, err);
+    par_judge_close(w.judge);
+    r->o->ref->close(session);
+    return rc;
+}
+
+enum fwd_status par_run_logits(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                               float *logits, uint64_t *hash, struct fwd_error *err) {
+    struct par_drive drive = {.path = r->o->cand, .session = session, .schedule = schedule, .chunk = chunk};
+    FWD_TRY(par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, logits, err));
+    *hash = fwd_hash64(logits, (size_t)r->n_want * (size_t)r->n_vocab * sizeof *logits);
+    return FWD_OK;
+}
+
+/* The worst accused row: the largest ratio, a non-finite one first. */
+static void find_worst(struct par_run *r) {
+    double best = -1;
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_op_row *row = &r->ops[i].cand;
+        if (!accused(row))
+            continue;
+        double ratio = row->verdict == PAR_NONFINITE ? HUGE_VAL : row->ratio_max;
+        if (ratio > best) {
+            best = ratio;
+            r->worst = row->worst;
+            r->worst_op = row->op;
+            r->worst_layer = row->layer;
+        }
+    }
+}
+
+static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *session, struct tap_work *w,
+                                      struct fwd_error *err) {
+    const struct par_run_options *o = r->o;
+    struct par_drive drive = {.path = o->cand, .session = session, .schedule = o->schedule, .chunk = o->chunk};
+    for (int i = 0; i < r->n_ops; i++)
+        FWD_FAIL_IF(!(w->metrics[i] = par_metrics_begin()), FWD_ENOMEM, err, "run: no memory for metrics");
+    w->what = "candidate, every op judged";
+    FWD_TRY(judged_pass(w, &drive, 1, 0, r->logits_cand, err));
+    r->base_hash = fwd_hash64(r->logits_cand, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
+    const struct par_op_row *rows;
+    int n_rows;
+    FWD_TRY(par_judge_rows(w->judge, &rows, &n_rows, err));
+    for (int i = 0; i < n_rows; i++) {
+        int at = op_index(r, rows[i].op, rows[i].layer);
+        if (at < 0)
+            continue;
+        r->ops[at].cand = rows[i];
+        r->n_accused_cand += accused(&rows[i]);
+        par_metrics_end(w->metrics[at], &r->ops[at].free_run);
+        r->ops[at].has_free_run = r->ops[at].free_run.n > 0;
+    }
+    coverage_row(r, o->cand->name, par_schedule_name(o->schedule), w->judge);
+    find_worst(r);
+    return FWD_OK;
+}
+
+/* Neutrality: the judged pass had taps, these have none. Determinism: they agree among themselves, also after another,
+ * longer sequence went through the same slot. */
+static enum fwd_status prove(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
+    int n_repeats = r->o->depth == PAR_QUICK ? 1 : r->o->depth == PAR_FULL ? 20 : 2;
+    int n_neutral = 0, n_equal = 0;
+    uint64_t first = 0;
+    for (int i = 0; i < n_repeats; i++) {
+        uint64_t hash;
+        par_run_progress(r, "candidate, taps off", i, n_repeats);
+        FWD_TRY(par_run_logits(r, session, r->o->schedule, r->o->chunk, r->logits_work, &hash, err));
+        first = i ? first : hash;
+        n_neutral += hash == r->base_hash;
+        n_equal += hash == first;
+    }
+    par_figures_set(r->figures, "neutral", n_neutral == n_repeats);
+    par_figures_set(r->figures, "deterministic", n_equal == n_repeats);
+    par_figures_set(r->figures, "repeats", n_repeats);
+    struct par_report_pair *proofs = par_text_alloc(r->text, 2 * sizeof *proofs);
+    FWD_FAIL_IF(!proofs, FWD_ENOMEM, err, "run: no memory for the proofs");
+    proofs[0] = (struct par_report_pair){
+        "taps are neutral",
+        par_text_printf(r->text, "%s: logits of %d positions hash to %016llx with taps, %d of %d runs without taps equal",
+                        n_neutral == n_repeats ? "yes" : "NO", r->n_want, (unsigned long long)r->base_hash, n_neutral,
+                        n_repeats)};
+    proofs[1] = (struct par_report_pair){"runs repeat",
+                                         par_text_printf(r->text, "%s: %d of %d runs without taps have the same bits",
+                                                         n_equal == n_repeats ? "yes" : "NO", n_equal, n_repeats)};
+    r->report->proofs = proofs;
+    r->report->n_proofs = 2;
+    return FWD_OK;
+}
+
+enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
+    struct tap_work w = {.r = r};
+    w.metrics = fwd_calloc((size_t)r->n_ops, sizeof(struct par_metrics_acc *));
+    FWD_FAIL_IF(!w.metrics, FWD_ENOMEM, err, "run: no memory for metrics of %d ops", r->n_ops);
+    enum fwd_status rc = candidate_pass(r, session, &w, err);
+    for (int i = 0; i < r->n_ops; i++)
+        par_metrics_free(w.metrics[i]);
+    fwd_free((void *)w.metrics);
+    fwd_free(w.row);
+    par_judge_close(w.judge);
+    return rc == FWD_OK ? prove(r, session, err) : rc;
+}
+
+enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                                struct par_pass *out, struct fwd_error *err) {
+    enum { EVERY = 12 };
+    struct tap_work w = {.r = r, .what = "candidate, one thing changed"};
+    struct par_drive drive = {.path = r->o->cand, .session = session, .schedule = schedule, .chunk = chunk};
+    memset(out, 0, sizeof *out);
+    enum fwd_status rc = judged_pass(&w, &drive, EVERY, r->worst.pos % EVERY, r->logits_work, err);
+    const struct par_op_row *rows;
+    int n_rows = 0;
+    if (rc == FWD_OK)
+        rc = par_judge_rows(w.judge, &rows, &n_rows, err);
+    for (int i = 0; rc == FWD_OK && i < n_rows; i++) {
+        out->n_accused += accused(&rows[i]);
+        out->n_unmeasured += rows[i].verdict == PAR_UNMEASURED;
+    }
+    par_judge_close(w.judge);
+    if (rc == FWD_OK)
+        out->logits_hash = fwd_hash64(r->logits_work, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
+    for (int i = 0; rc == FWD_OK && i < r->n_want; i++) {
+        double d = par_centred_distance(r->logits_ref + (int64_t)i * r->n_vocab,
+                                        r->logits_work + (int64_t)i * r->n_vocab, r->n_vocab);
+        if (i == r->n_want - 1)
+            out->distance_last = d;
+        double relative = d / (r->spread_distance[i] * PAR_SPREAD_DISTANCE_FACTOR);
+        out->distance = !(relative <= out->distance) ? relative : out->distance;
+    }
+    return rc;
+}

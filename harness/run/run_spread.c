@@ -1,0 +1,103 @@
+/* harness/run/run_spread.c: the explained spread at the logits. An ensemble of runs of the reference with the candidate's
+ * activation format (quantise, dequantise), each nudged by seeded perturbations of one ulp, says how far two *correct*
+ * runs of the declared numerics may be from the reference. It is made without looking at the candidate. */
+#include "run/run_state.h"
+
+#include <math.h>
+#include <stdio.h>
+
+struct nudge {
+    const struct par_run *r;
+    uint64_t seed;
+    int run, n_runs;
+};
+
+/* A counter-based coin: the same for the same seed, layer, position and index. */
+static uint64_t mix(uint64_t x) {
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+/* Moves every value of the embedding and of each layer's output up or down by one ulp, or leaves it. */
+static int nudge_tap(void *ud, const struct fwd_view *view) {
+    const struct nudge *n = ud;
+    if (view->op == FWD_OP_ATTN_NORM)
+        par_run_progress(n->r, "ensemble for the explained spread",
+                         (int64_t)n->run * par_spec_config(n->r->spec)->n_layer + view->layer,
+                         (int64_t)n->n_runs * par_spec_config(n->r->spec)->n_layer);
+    if ((view->op != FWD_OP_INP_EMBD && view->op != FWD_OP_L_OUT) || view->dtype != FWD_F32)
+        return 0;
+    for (int i = 0; i < view->n_pos; i++) {
+        float *row = (float *)(void *)((char *)view->data + view->nb[1] * i);
+        for (int64_t k = 0; k < view->ne[0]; k++) {
+            uint64_t where = (uint64_t)(view->layer + 1) << 48 ^ (uint64_t)(view->pos0 + i) << 24 ^ (uint64_t)k;
+            uint64_t coin = mix(n->seed ^ mix(where)) % 3;
+            if (coin)
+                row[k] = nextafterf(row[k], coin == 1 ? INFINITY : -INFINITY);
+        }
+    }
+    return 0;
+}
+
+int par_spread_runs(enum par_depth depth) {
+    return depth == PAR_QUICK ? 2 : 8;
+}
+
+/* max_j (e_j - e_1) of one position, e = got - ref, 1 = the reference's best token. */
+static double largest_lift(const float *ref, const float *got, int64_t n) {
+    int32_t top = par_argmax(ref, n);
+    if (top < 0)
+        return NAN;
+    double base = (double)got[top] - (double)ref[top], best = 0;
+    for (int64_t j = 0; j < n; j++) {
+        double lift = (double)got[j] - (double)ref[j] - base;
+        best = lift > best ? lift : best;
+    }
+    return best;
+}
+
+static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, int run, int n_runs,
+                               struct fwd_error *err) {
+    struct nudge nudge = {r, mix(0x70617269747931u + (uint64_t)run), run, n_runs};
+    struct par_drive drive = {.path = fwd_path_find("f32"),
+                              .session = session,
+                              .schedule = PAR_SCHEDULE_NOCACHE,
+                              .tap = nudge_tap,
+                              .tap_ud = &nudge};
+    FWD_TRY(par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err));
+    for (int i = 0; i < r->n_want; i++) {
+        const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_work + (int64_t)i * r->n_vocab;
+        r->spread_flip[i] = fmax(r->spread_flip[i], largest_lift(ref, got, r->n_vocab));
+        r->spread_distance[i] = fmax(r->spread_distance[i], par_centred_distance(ref, got, r->n_vocab));
+    }
+    return FWD_OK;
+}
+
+enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
+    const struct fwd_path *path = fwd_path_find("f32");
+    struct fwd_path_info info;
+    char act[64];
+    struct fwd_knobs knobs = par_run_knobs(r);
+    struct fwd_session *session;
+    r->o->cand->describe(&info);
+    if (!path)
+        return FWD_OK;
+    (void)snprintf(act, sizeof act, "as:%s", r->o->cand->name);
+    knobs.n_ctx = r->n_ids;
+    knobs.n_seq = 1;
+    knobs.force = NULL;
+    knobs.act = info.quantised ? act : NULL;
+    FWD_TRY(path->open(&session, r->o->file, &knobs, err));
+    int n_runs = par_spread_runs(r->o->depth);
+    enum fwd_status rc = FWD_OK;
+    for (int run = 0; rc == FWD_OK && run < n_runs; run++) {
+        rc = one_run(r, session, run, n_runs, err);
+        r->n_spread += rc == FWD_OK;
+    }
+    path->close(session);
+    par_figures_set(r->figures, "spread.runs", r->n_spread);
+    return rc;
+}

@@ -1,0 +1,98 @@
+/* harness/run/run_state.h: what the parts of a run share. Internal to harness/run and harness/localise. */
+#ifndef HARNESS_RUN_RUN_STATE_H
+#define HARNESS_RUN_RUN_STATE_H
+
+#include "run/run.h"
+#include "tap/store.h"
+
+/* The candidate's classes of ops, as contracts and hypotheses name them. */
+enum par_op_class {
+    PAR_CLASS_EMBED,
+    PAR_CLASS_NORM,
+    PAR_CLASS_ACT_QUANT,
+    PAR_CLASS_MATMUL,
+    PAR_CLASS_HEAD,
+    PAR_CLASS_ROPE,
+    PAR_CLASS_KV,
+    PAR_CLASS_ATTENTION,
+    PAR_CLASS_SWIGLU,
+    PAR_CLASS_RESIDUAL,
+    PAR_CLASS_COUNT
+};
+const char *par_class_name(enum par_op_class c);
+enum par_op_class par_class_of(enum fwd_op op);
+
+/* One pass of the candidate with the judge attached. */
+struct par_pass {
+    uint64_t logits_hash;
+    int n_accused;          /* op rows DIVERGED or NONFINITE */
+    int n_unmeasured;
+    double distance;        /* largest over positions of the logits' centred distance / spread, NaN without spread */
+    double distance_last;   /* relative L2 at the last position */
+};
+
+struct par_run {
+    const struct par_run_options *o;
+    struct par_report *report;
+    struct par_figures *figures;
+    struct par_text *text;
+    struct par_spec_model *spec;
+    struct fwd_pool *pool; /* the harness's own: judging, metrics */
+    int32_t *ids;
+    int n_ids, n_prompt;
+    int64_t n_vocab;
+    uint8_t *want; /* [n_ids] positions whose logits are kept */
+    int n_want;
+    int32_t *want_pos; /* [n_want] */
+    float *logits_ref, *logits_cand, *logits_work; /* [n_want][n_vocab] */
+    double *spread_flip;     /* [n_want] largest max_j(e_j - e_1) over the ensemble */
+    double *spread_distance; /* [n_want] largest relative L2 over the ensemble */
+    int n_spread;            /* ensemble runs done */
+    int32_t *greedy;         /* [n_decode + 1] the candidate's own choices */
+    struct par_store *store; /* the reference's taps */
+    struct par_report_op *ops; /* report rows, one per (op, layer) */
+    int n_ops;
+    uint64_t base_hash;
+    int n_accused_ref, n_accused_cand;
+    struct par_worst worst;    /* of the candidate's worst accused row, for sampling later passes */
+    enum fwd_op worst_op;
+    int worst_layer;
+    bool diverged;             /* an op is accused, or the logits are outside the spread */
+    double seconds[16];        /* by phase, for the receipt */
+};
+
+double par_seconds(void); /* monotonic */
+void par_run_progress(const struct par_run *r, const char *what, int64_t done, int64_t total);
+
+/* Knobs of the candidate for this run; later ones change a copy. */
+struct fwd_knobs par_run_knobs(const struct par_run *r);
+/* Opens the candidate with the faults planted. */
+enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs *knobs, struct fwd_session **session,
+                                       struct fwd_error *err);
+/* Relative L2 of the two rows after each lost its mean: what softmax cannot see is not counted. */
+double par_centred_distance(const float *ref, const float *got, int64_t n);
+
+/* run_pass.c */
+enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err);
+enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* Judges one more pass of an open candidate by a schedule, on a sample around the worst element; logits to logits_work. */
+enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                                struct par_pass *out, struct fwd_error *err);
+/* Logits only. */
+enum fwd_status par_run_logits(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                               float *logits, uint64_t *hash, struct fwd_error *err);
+
+/* run_spread.c */
+enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err);
+/* run_arms.c */
+enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+enum fwd_status par_run_arms_reopened(struct par_run *r, struct fwd_error *err);
+/* localise/intervene.c */
+enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* localise/signature.c: is the worst matmul's output what its bytes give when read as another block type? */
+enum fwd_status par_run_signature(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* run_report.c */
+enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err);
+void par_run_figures(struct par_run *r);
+
+#endif
