@@ -1,6 +1,37 @@
-#include <stdio.h>
+/* harness/cli/main.c: the program: one row per subcommand. */
+#include "cli/cmd.h"
 
-int main(void) {
-    (void)fprintf(stderr, "parity: under construction\n");
-    return 3;
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*fn)(int argc, char **argv);
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
+};
+
+static void list(FILE *out) {
+    (void)fprintf(out, "parity: do two forward paths of a language model compute the same thing, and if not, why?\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        (void)fprintf(out, "  parity %-10s %s\n", commands[i].name, commands[i].help);
+    (void)fprintf(out, "\n`parity COMMAND --help` tells the rest. Exit: 0 held, 1 diverged, 2 usage, 3 unmeasured or\n"
+                       "mistrusted, 4 refused or corrupt input, 5 non-finite.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc >= 2 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        list(stdout);
+        return 0;
+    }
+    for (size_t i = 0; argc >= 2 && i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].fn(argc - 1, argv + 1);
+    if (argc >= 2)
+        (void)fprintf(stderr, "parity: \"%s\" is no command\n\n", argv[1]);
+    list(stderr);
+    return 2;
 }

@@ -2,6 +2,7 @@
 #include "cli/options.h"
 
 #include "fixture/registry.h"
+#include "report/embedded.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -109,7 +110,7 @@ void par_common_opts(struct par_common *c, struct par_opt *rows) {
         {"caps", 0, PAR_OPT_STRING, &c->caps, 0, 0, "LEVEL", "CPU level: ref, avx2, avx512 (default: the machine's)"},
         {"force", 0, PAR_OPT_STRING, &c->force, 0, 0, "OP=VARIANT,..", "force a kernel variant of an op"},
         {"act", 0, PAR_OPT_STRING, &c->act, 0, 0, "as:PATH", "reference: quantise activations as PATH does"},
-        {"schedule", 0, PAR_OPT_STRING, &c->schedule, 0, 0, "S", "prefill (default), step or nocache"},
+        {"schedule", 0, PAR_OPT_STRING, &c->schedule, 0, 0, "S", "prefill (default), step, sweep or nocache"},
         {"chunk", 0, PAR_OPT_INT, &c->chunk, 0, 1 << 20, "N", "prompt tokens per call in prefill (default 0: all)"},
         {"ctx", 0, PAR_OPT_INT, &c->n_ctx, 0, 1 << 24, "N", "positions a sequence may have (default: as needed)"},
     };
@@ -141,15 +142,8 @@ enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct f
         knobs->head = f32 ? FWD_HEAD_F32 : FWD_HEAD_QUANT;
     }
     *schedule = PAR_SCHEDULE_PREFILL;
-    if (c->schedule) {
-        if (!strcmp(c->schedule, "step"))
-            *schedule = PAR_SCHEDULE_STEP;
-        else if (!strcmp(c->schedule, "nocache"))
-            *schedule = PAR_SCHEDULE_NOCACHE;
-        else
-            FWD_FAIL_IF(strcmp(c->schedule, "prefill") != 0, FWD_EINPUT, err,
-                        "--schedule: got \"%s\", expected prefill, step or nocache", c->schedule);
-    }
+    FWD_FAIL_IF(c->schedule && !par_schedule_by_name(c->schedule, schedule), FWD_EINPUT, err,
+                "--schedule: got \"%s\", expected prefill, step, sweep or nocache", c->schedule);
     return FWD_OK;
 }
 
@@ -253,10 +247,20 @@ static enum fwd_status make_ids(struct par_input *in, const struct par_common *c
     return FWD_OK;
 }
 
+static enum fwd_status resolve_model(const char *model, char *path, size_t n, struct fwd_error *err) {
+    struct par_registry *registry;
+    char cache[4096];
+    FWD_TRY(par_registry_open(&registry, err));
+    enum fwd_status rc = par_model_cache(getenv("XDG_CACHE_HOME"), getenv("HOME"), cache, sizeof cache, NULL);
+    rc = par_model_resolve(registry, model, rc == FWD_OK ? cache : "", path, n, err);
+    par_registry_close(registry);
+    return rc;
+}
+
 enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err) {
     memset(in, 0, sizeof *in);
     FWD_FAIL_IF(!c->model, FWD_EINPUT, err, "MODEL is missing: a file, or a name that `parity fixture list` shows");
-    enum fwd_status rc = par_model_resolve(c->model, in->path, sizeof in->path, err);
+    enum fwd_status rc = resolve_model(c->model, in->path, sizeof in->path, err);
     if (rc == FWD_OK)
         rc = fwd_gguf_open(&in->file, in->path, err);
     if (rc == FWD_OK)

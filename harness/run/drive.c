@@ -2,14 +2,15 @@
 
 #include <string.h>
 
-static const char *const schedule_names[] = {"nocache", "step", "prefill"};
+static const char *const schedule_names[] = {"nocache", "step", "prefill", "sweep"};
+enum { N_SCHEDULES = sizeof schedule_names / sizeof *schedule_names, SWEEP_MOST = 9 };
 
 const char *par_schedule_name(enum par_schedule schedule) {
-    return (unsigned)schedule < 3 ? schedule_names[schedule] : "unknown";
+    return (unsigned)schedule < N_SCHEDULES ? schedule_names[schedule] : "unknown";
 }
 
 bool par_schedule_by_name(const char *name, enum par_schedule *out) {
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_SCHEDULES; i++) {
         if (!strcmp(name, schedule_names[i])) {
             *out = (enum par_schedule)i;
             return true;
@@ -24,11 +25,14 @@ static bool uses_cache(const struct fwd_path *path) {
     return info.uses_cache;
 }
 
-static int prompt_chunk(const struct par_drive *d, int n_prompt) {
+/* Tokens in call number `call` of the prompt, were it endless. */
+static int prompt_chunk(const struct par_drive *d, int n_prompt, int call) {
     if (d->schedule == PAR_SCHEDULE_STEP)
         return 1;
     if (d->schedule == PAR_SCHEDULE_PREFILL && d->chunk > 0)
         return d->chunk;
+    if (d->schedule == PAR_SCHEDULE_SWEEP && call < SWEEP_MOST)
+        return call + 1;
     return n_prompt;
 }
 
@@ -36,7 +40,7 @@ int par_drive_max_batch(const struct fwd_path *path, enum par_schedule schedule,
     struct par_drive d = {.path = path, .schedule = schedule, .chunk = chunk};
     if (schedule == PAR_SCHEDULE_NOCACHE || !uses_cache(path))
         return n_ids;
-    int c = prompt_chunk(&d, n_prompt);
+    int c = prompt_chunk(&d, n_prompt, SWEEP_MOST);
     return c < n_prompt ? c : n_prompt;
 }
 
@@ -75,10 +79,11 @@ static enum fwd_status run_part(struct cursor *c, const int32_t *ids, int pos0, 
 
 static enum fwd_status run_prompt(struct cursor *c, const int32_t *ids, int n_prompt, const uint8_t *want,
                                   struct fwd_error *err) {
-    int chunk = prompt_chunk(c->drive, n_prompt);
-    for (int pos = 0; pos < n_prompt; pos += chunk) {
+    for (int pos = 0, call = 0; pos < n_prompt; call++) {
+        int chunk = prompt_chunk(c->drive, n_prompt, call);
         int n = n_prompt - pos < chunk ? n_prompt - pos : chunk;
         FWD_TRY(run_part(c, ids, pos, n, want + pos, err));
+        pos += n;
     }
     return FWD_OK;
 }

@@ -6,6 +6,7 @@
  *   nocache  the prompt in one call; every decode step runs the whole sequence again from position 0
  *   step     one token a call, prompt and decode alike
  *   prefill  the prompt in chunks of `chunk` tokens (0: one call), decode steps of one token
+ *   sweep    the prompt in chunks of 1, 2, .. 9 tokens and the ragged rest in one call, decode steps of one token
  * A path without a cache (fwd_path_info.uses_cache is false) runs the whole sequence in one call whatever the schedule:
  * causality makes the rows the same. The session must have been opened with n_batch and n_ctx large enough for the
  * largest call. */
@@ -17,8 +18,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum par_schedule { PAR_SCHEDULE_NOCACHE = 0, PAR_SCHEDULE_STEP = 1, PAR_SCHEDULE_PREFILL = 2 };
-/* "nocache", "step", "prefill". */
+enum par_schedule {
+    PAR_SCHEDULE_NOCACHE = 0,
+    PAR_SCHEDULE_STEP = 1,
+    PAR_SCHEDULE_PREFILL = 2,
+    PAR_SCHEDULE_SWEEP = 3
+};
+/* "nocache", "step", "prefill", "sweep". */
 const char *par_schedule_name(enum par_schedule schedule);
 /* False for an unknown name. */
 bool par_schedule_by_name(const char *name, enum par_schedule *out);

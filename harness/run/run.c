@@ -207,6 +207,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     t[0] = par_seconds();
     par_run_progress(r, "candidate: opening", 0, 1);
     FWD_TRY(par_run_open_candidate(r, &knobs, session, err));
+    par_run_record_candidate(r, *session);
     FWD_TRY(choose_decode_ids(r, *session, err));
     t[1] = par_seconds();
     FWD_TRY(par_run_reference(r, err));

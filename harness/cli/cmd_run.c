@@ -1,0 +1,203 @@
+/* harness/cli/cmd_run.c: parity run MODEL: the whole question, answered on one page. */
+#include "cli/cmd.h"
+#include "cli/options.h"
+#include "report/embedded.h"
+#include "run/run.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_FAULTS = 8, LOSS_TOKENS = 48 };
+
+struct run_options {
+    struct par_common common;
+    const char *ref, *paths, *report_dir, *fault, *hypotheses;
+    int judge_ref;
+    bool quick, full, json;
+};
+
+static int fill_options(struct run_options *o, struct par_opt *rows) {
+    const struct par_opt own[] = {
+        {"ref", 0, PAR_OPT_STRING, &o->ref, 0, 0, "PATH", "the reference path (default f32)"},
+        {"paths", 0, PAR_OPT_STRING, &o->paths, 0, 0, "PATH", "the candidate path (default q4k-cpu)"},
+        {"quick", 0, PAR_OPT_FLAG, &o->quick, 0, 0, NULL, "fewer repeats, arms and ensemble runs"},
+        {"full", 0, PAR_OPT_FLAG, &o->full, 0, 0, NULL, "every arm and intervention, the reference judged in full"},
+        {"report", 0, PAR_OPT_STRING, &o->report_dir, 0, 0, "DIR", "write report.txt, .json, .md, junit.xml, verdict.json"},
+        {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "NAME[@op[:layer]]", "plant a bug; several with commas"},
+        {"hypotheses", 0, PAR_OPT_STRING, &o->hypotheses, 0, 0, "DIR", "hypotheses (default contracts/hypotheses)"},
+        {"judge-ref", 0, PAR_OPT_INT, &o->judge_ref, 0, 1 << 20, "N", "judge the reference at every N-th position"},
+        {"json", 0, PAR_OPT_FLAG, &o->json, 0, 0, NULL, "one JSON object on stdout"},
+    };
+    enum { N_OWN = sizeof own / sizeof *own };
+    memcpy(rows, own, sizeof own);
+    par_common_opts(&o->common, rows + N_OWN);
+    return N_OWN + PAR_COMMON_OPTS;
+}
+
+static void show_progress(void *ud, const char *what, int64_t done, int64_t total) {
+    (void)ud;
+    par_progress(what, done, total);
+}
+
+static enum fwd_status find_path(const char *name, const struct fwd_path **out, struct fwd_error *err) {
+    char known[256] = "";
+    int n;
+    const struct fwd_path *const *all = fwd_paths(&n);
+    *out = fwd_path_find(name);
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(known);
+        (void)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", all[i]->name);
+    }
+    FWD_FAIL_IF(!*out, FWD_EINPUT, err, "path \"%s\": there are %s", name, known);
+    return FWD_OK;
+}
+
+static enum fwd_status parse_faults(const char *text, struct par_fault *faults, int *n, struct fwd_error *err) {
+    char one[128];
+    *n = 0;
+    while (text && *text) {
+        size_t len = strcspn(text, ",");
+        FWD_FAIL_IF(*n == MAX_FAULTS, FWD_EINPUT, err, "--fault: at most %d at a time", MAX_FAULTS);
+        FWD_FAIL_IF(len >= sizeof one, FWD_EINPUT, err, "--fault: \"%.20s...\" is too long", text);
+        memcpy(one, text, len);
+        one[len] = 0;
+        FWD_TRY(par_fault_parse(one, &faults[(*n)++], err));
+        text += len + (text[len] == ',');
+    }
+    return FWD_OK;
+}
+
+/* The command line again, as it can be pasted. */
+static void repeat_command(int argc, char **argv, char *out, size_t n) {
+    size_t used = (size_t)snprintf(out, n, "parity");
+    for (int i = 0; i < argc && used < n; i++) {
+        bool plain = argv[i][0] && !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                            "0123456789@%_+=:,./-")];
+        const char *report = strcmp(argv[i], "--report") == 0 ? argv[i] : NULL;
+        if (report) {
+            i++;
+            continue;
+        }
+        used += (size_t)snprintf(out + used, n - used, plain ? " %s" : " '%s'", argv[i]);
+    }
+}
+
+static enum fwd_status loss_ids(const struct par_input *in, int32_t **ids, int *n, struct fwd_error *err) {
+    size_t len, count;
+    const char *text = par_embedded("fixtures/prompts/loss.txt", &len);
+    *ids = NULL;
+    *n = 0;
+    if (!text || !in->tokenizer)
+        return FWD_OK;
+    FWD_TRY(fwd_tokenizer_encode(in->tokenizer, text, len, FWD_TOK_ADD_BOS, ids, &count, err));
+    *n = count < LOSS_TOKENS ? (int)count : LOSS_TOKENS;
+    return FWD_OK;
+}
+
+static enum fwd_status output(const struct run_options *o, const struct par_report *report, struct fwd_error *err) {
+    if (o->report_dir)
+        FWD_TRY(par_report_write(report, o->report_dir, err));
+    if (!o->json) {
+        par_report_text(report, o->full ? PAR_DETAIL_FULL : PAR_DETAIL_NORMAL, stdout);
+        return FWD_OK;
+    }
+    char *json = par_report_json(report);
+    FWD_FAIL_IF(!json, FWD_ENOMEM, err, "report: no memory for its JSON");
+    (void)puts(json);
+    fwd_free(json);
+    return FWD_OK;
+}
+
+/* An unwritable folder should be known before minutes of work, not after. */
+static enum fwd_status check_report_dir(const char *dir, struct fwd_error *err) {
+    char probe[4096];
+    struct stat st;
+    if (!dir)
+        return FWD_OK;
+    FWD_FAIL_IF(mkdir(dir, 0777) != 0 && errno != EEXIST, FWD_EIO, err, "report folder %s: %s", dir, strerror(errno));
+    FWD_FAIL_IF(stat(dir, &st) != 0 || !S_ISDIR(st.st_mode), FWD_EIO, err, "report folder %s: is not a folder", dir);
+    (void)snprintf(probe, sizeof probe, "%s/.parity-probe", dir);
+    struct fwd_file_out *f;
+    FWD_TRY(fwd_file_out_begin(&f, probe, err));
+    fwd_file_out_abort(f);
+    return FWD_OK;
+}
+
+static int run(const struct run_options *o, const struct par_input *in, const char *command) {
+    struct fwd_error err = {0};
+    struct par_fault faults[MAX_FAULTS];
+    struct par_report report = {0};
+    struct par_figures *figures = par_figures_create();
+    int32_t *loss = NULL;
+    struct par_run_options options = {.file = in->file,
+                                      .model_name = o->common.model,
+                                      .prompt = in->text,
+                                      .ids = in->ids,
+                                      .n_prompt = in->n_ids,
+                                      .n_decode = o->common.n_decode,
+                                      .chunk = o->common.chunk,
+                                      .depth = o->quick ? PAR_QUICK : o->full ? PAR_FULL : PAR_DEFAULT,
+                                      .ref_sample_every = o->judge_ref,
+                                      .faults = faults,
+                                      .hypotheses_dir = o->hypotheses,
+                                      .command = command,
+                                      .progress = show_progress};
+    enum fwd_status rc =
+        figures ? FWD_OK : fwd_fail(&err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for its figures");
+    if (rc == FWD_OK)
+        rc = find_path(o->ref, &options.ref, &err);
+    if (rc == FWD_OK)
+        rc = find_path(o->paths, &options.cand, &err);
+    if (rc == FWD_OK)
+        rc = par_common_knobs(&o->common, in->n_ids, &options.knobs, &options.schedule, &err);
+    if (rc == FWD_OK)
+        rc = parse_faults(o->fault, faults, &options.n_faults, &err);
+    if (rc == FWD_OK)
+        rc = loss_ids(in, &loss, &options.n_loss_ids, &err);
+    options.loss_ids = loss;
+    if (rc == FWD_OK)
+        rc = par_run(&options, &report, figures, &err);
+    if (rc == FWD_OK)
+        rc = output(o, &report, &err);
+    int code = rc == FWD_OK ? par_verdict_exit(report.verdict) : par_complain(&err);
+    par_text_free(report.text);
+    par_figures_free(figures);
+    fwd_free(loss);
+    return code;
+}
+
+int cmd_run(int argc, char **argv) {
+    struct run_options o = {.ref = "f32", .paths = "q4k-cpu", .hypotheses = "contracts/hypotheses"};
+    struct par_opt rows[PAR_COMMON_OPTS + 16];
+    struct fwd_error err;
+    struct par_input in;
+    char command[4096];
+    const char *model = NULL;
+    int n_words;
+    bool help;
+    o.common.n_decode = 16;
+    int n_rows = fill_options(&o, rows);
+    enum fwd_status rc = par_options_parse(rows, n_rows, argc, argv, &model, 1, &n_words, &help, &err);
+    if (rc == FWD_OK && help) {
+        par_options_help(stdout, "run MODEL [options]",
+                         "Runs the reference and the candidate over the same ids, judges every op of both from its own\n"
+                         "captured inputs, and holds the logits against the explained spread. MODEL is a GGUF file or a\n"
+                         "name that `parity fixture list` shows.",
+                         rows, n_rows);
+        return 0;
+    }
+    if (rc == FWD_OK && o.quick && o.full)
+        rc = fwd_fail(&err, FWD_EINPUT, __FILE__, __LINE__, "--quick and --full exclude each other");
+    o.common.model = model;
+    if (rc == FWD_OK)
+        rc = check_report_dir(o.report_dir, &err);
+    if (rc == FWD_OK)
+        rc = par_input_open(&in, &o.common, &err);
+    if (rc != FWD_OK)
+        return par_complain(&err);
+    repeat_command(argc, argv, command, sizeof command);
+    int code = run(&o, &in, command);
+    par_input_close(&in);
+    return code;
+}

@@ -1,0 +1,385 @@
+/* harness/run/run_report.c: from measurements to figures, and from figures to the verdict and the first page. */
+#include "run/run_state.h"
+
+#include "report/sha256.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+static bool accused(const struct par_op_row *row) {
+    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
+}
+
+/* ---- figures of the ops ---- */
+
+struct tally {
+    double accused[PAR_CLASS_COUNT], total_accused, nonfinite, unmeasured, mistrusted, judged, ratio_max;
+};
+
+static void add_row(struct tally *t, const struct par_op_row *row) {
+    t->judged += (double)row->n_judged;
+    t->accused[par_class_of(row->op)] += accused(row);
+    t->total_accused += accused(row);
+    t->nonfinite += row->verdict == PAR_NONFINITE;
+    t->unmeasured += row->verdict == PAR_UNMEASURED;
+    t->mistrusted += row->verdict == PAR_MISTRUSTED;
+    t->ratio_max = row->ratio_max > t->ratio_max ? row->ratio_max : t->ratio_max;
+}
+
+static void set_side(struct par_run *r, const char *side, const struct tally *t) {
+    const struct {
+        const char *name;
+        double value;
+    } rows[] = {{"accused", t->total_accused},   {"nonfinite", t->nonfinite},   {"unmeasured_ops", t->unmeasured},
+                {"mistrusted_ops", t->mistrusted}, {"judged_elements", t->judged}, {"residue_max", t->ratio_max}};
+    char name[96];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        (void)snprintf(name, sizeof name, "%s.%s", side, rows[i].name);
+        par_figures_set(r->figures, name, rows[i].value);
+    }
+    for (int c = 0; c < PAR_CLASS_COUNT; c++) {
+        (void)snprintf(name, sizeof name, "%s.accused.%s", side, par_class_name((enum par_op_class)c));
+        par_figures_set(r->figures, name, t->accused[c]);
+    }
+}
+
+/* ---- the logits against the explained spread ---- */
+
+static void judge_position(const struct par_run *r, int i, struct par_report_logits *row) {
+    const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_cand + (int64_t)i * r->n_vocab;
+    row->pos = r->want_pos[i];
+    row->decode = row->pos >= r->n_prompt;
+    par_logits_compare(ref, got, r->n_vocab, 10, &row->m);
+    row->distance = par_centred_distance(ref, got, r->n_vocab);
+    row->spread = r->n_spread ? r->spread_flip[i] * PAR_SPREAD_FLIP_FACTOR : (double)NAN;
+    row->spread_distance = r->n_spread ? r->spread_distance[i] * PAR_SPREAD_DISTANCE_FACTOR : (double)NAN;
+    bool flip = row->m.top_ref != row->m.top_got;
+    if (row->m.diff.n_nonfinite_mismatch || !isfinite(row->distance)) {
+        row->verdict = PAR_NONFINITE;
+        row->what = "NaN or infinity on one side";
+    } else if (!r->n_spread) {
+        row->verdict = PAR_UNMEASURED;
+        row->what = flip ? "flip, no spread measured" : "same token, no spread measured";
+    } else if (flip && !(row->m.gap_in_ref <= row->spread)) {
+        row->verdict = PAR_DIVERGED;
+        row->what = "flip beyond the spread";
+    } else if (!(row->distance <= row->spread_distance)) {
+        row->verdict = PAR_DIVERGED;
+        row->what = "distance beyond the spread";
+    } else {
+        row->verdict = PAR_HELD;
+        row->what = flip ? "certified near-tie" : "same token";
+    }
+}
+
+static void figure_logits(struct par_run *r) {
+    struct par_report_logits *rows = par_text_alloc(r->text, (size_t)r->n_want * sizeof *rows);
+    if (!rows)
+        return;
+    double flips = 0, uncertified = 0, beyond = 0, nonfinite = 0, kl = 0, first_equal = NAN, first_held = NAN;
+    for (int i = 0; i < r->n_want; i++) {
+        judge_position(r, i, &rows[i]);
+        bool flip = rows[i].m.top_ref != rows[i].m.top_got, bad = rows[i].verdict == PAR_DIVERGED;
+        flips += flip;
+        uncertified += flip && bad;
+        beyond += bad;
+        nonfinite += rows[i].verdict == PAR_NONFINITE;
+        kl = rows[i].m.kl > kl ? rows[i].m.kl : kl;
+        if (rows[i].pos == r->n_prompt - 1) {
+            first_equal = !flip;
+            first_held = rows[i].verdict == PAR_HELD;
+        }
+    }
+    r->report->logits = rows;
+    r->report->n_logits = r->n_want;
+    par_figures_set(r->figures, "logits.positions", r->n_want);
+    par_figures_set(r->figures, "logits.flips", flips);
+    par_figures_set(r->figures, "logits.flips_uncertified", uncertified);
+    par_figures_set(r->figures, "logits.beyond_spread", beyond);
+    par_figures_set(r->figures, "logits.nonfinite", nonfinite);
+    par_figures_set(r->figures, "logits.kl_max", kl);
+    par_figures_set(r->figures, "first_token.equal", first_equal);
+    par_figures_set(r->figures, "first_token.held", first_held);
+}
+
+void par_run_figures(struct par_run *r) {
+    struct tally ref = {0}, cand = {0};
+    for (int i = 0; i < r->n_ops; i++) {
+        add_row(&ref, &r->ops[i].ref);
+        add_row(&cand, &r->ops[i].cand);
+    }
+    set_side(r, "ref", &ref);
+    set_side(r, "cand", &cand);
+    if (!r->report->logits)
+        figure_logits(r);
+    double beyond = 0, nonfinite = 0;
+    (void)par_figures_get(r->figures, "logits.beyond_spread", &beyond);
+    (void)par_figures_get(r->figures, "logits.nonfinite", &nonfinite);
+    r->diverged = ref.total_accused > 0 || cand.total_accused > 0 || beyond > 0 || nonfinite > 0;
+    par_figures_set(r->figures, "positions.prompt", r->n_prompt);
+    par_figures_set(r->figures, "positions.decode", r->n_ids - r->n_prompt);
+}
+
+/* ---- the verdict ---- */
+
+static double figure(const struct par_run *r, const char *name, double otherwise) {
+    double v;
+    return par_figures_get(r->figures, name, &v) && !isnan(v) ? v : otherwise;
+}
+
+static bool broken_promise(const struct par_run *r) {
+    for (int i = 0; i < r->report->n_arms; i++)
+        if (r->report->arms[i].ran && r->report->arms[i].expect_same_bits && !r->report->arms[i].same_bits)
+            return true;
+    return false;
+}
+
+static enum par_verdict decide(const struct par_run *r) {
+    double n_accused = figure(r, "ref.accused", 0) + figure(r, "cand.accused", 0);
+    if (figure(r, "neutral", 0) == 0 || figure(r, "deterministic", 0) == 0)
+        return PAR_MISTRUSTED;
+    if (figure(r, "ref.nonfinite", 0) + figure(r, "cand.nonfinite", 0) + figure(r, "logits.nonfinite", 0) > 0)
+        return PAR_NONFINITE;
+    if (n_accused > 0 || figure(r, "config.differs", 0) > 0 || figure(r, "weights.differ", 0) > 0)
+        return PAR_DIVERGED;
+    if (figure(r, "ref.loss", 0) >= figure(r, "ref.loss_uniform", HUGE_VAL))
+        return PAR_MISTRUSTED; /* no op is accused, and yet the reference is no language model */
+    if (figure(r, "logits.beyond_spread", 0) > 0 || broken_promise(r))
+        return PAR_DIVERGED;
+    if (figure(r, "ref.mistrusted_ops", 0) + figure(r, "cand.mistrusted_ops", 0) > 0)
+        return PAR_MISTRUSTED;
+    if (figure(r, "cand.judged_elements", 0) == 0 || figure(r, "ref.judged_elements", 0) == 0 ||
+        figure(r, "logits.positions", 0) == 0 || figure(r, "cand.unmeasured_ops", 1) > 0 ||
+        figure(r, "ref.unmeasured_ops", 1) > 0 || r->n_spread == 0)
+        return PAR_UNMEASURED;
+    return PAR_HELD;
+}
+
+/* ---- the first page ---- */
+
+static const struct par_op_row *first_accused(const struct par_run *r, bool ref) {
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_op_row *row = ref ? &r->ops[i].ref : &r->ops[i].cand;
+        if (accused(row))
+            return row;
+    }
+    return NULL;
+}
+
+static const char *guilty_text(const struct par_run *r, const struct par_op_row *row, double n) {
+    char where[32] = "";
+    if (row->layer >= 0)
+        (void)snprintf(where, sizeof where, " of layer %d", row->layer);
+    return par_text_printf(r->text, "%s%s%s", fwd_op_name(row->op), where,
+                           n > 1 ? par_text_printf(r->text, ", the first of %.0f accused", n) : "");
+}
+
+static void first_page(struct par_run *r) {
+    struct par_report *p = r->report;
+    double n_ref = figure(r, "ref.accused", 0), n_cand = figure(r, "cand.accused", 0);
+    const struct par_op_row *ref = first_accused(r, true), *cand = first_accused(r, false);
+    const struct par_op_row *shown = cand ? cand : ref;
+    const char *signature = p->worst;
+    p->side = n_ref > 0 && n_cand > 0 ? "both: what they share is wrong"
+              : n_cand > 0            ? par_text_printf(r->text, "the candidate, %s", r->o->cand->name)
+              : n_ref > 0             ? par_text_printf(r->text, "the reference, %s", r->o->ref->name)
+              : p->verdict == PAR_HELD ? "neither"
+                                       : "not known: no op is accused";
+    p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
+    p->worst =
+        shown ? par_text_printf(r->text,
+                                "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
+                                shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
+                                shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
+              : "none outside its bound";
+    double beyond = figure(r, "logits.beyond_spread", 0);
+    switch (p->verdict) {
+    case PAR_HELD:
+        p->answer = r->base_hash && figure(r, "logits.kl_max", 0) > 0
+                        ? "noise: every op computes what it declares; the logits differ by the price of the format"
+                        : "neither: the same logits";
+        break;
+    case PAR_DIVERGED:
+        p->answer = shown          ? "bug"
+                    : beyond > 0   ? "bug: no op accused, logits outside the spread"
+                    : broken_promise(r) ? "bug: an arm that promises the same bits has others"
+                                        : "bug: the engine reads another configuration or other weights than the file has";
+        break;
+    case PAR_NONFINITE:
+        p->answer = "bug: NaN or infinity where the other side has a number";
+        break;
+    case PAR_MISTRUSTED:
+        p->answer = "not known: the measurement is not to be trusted (see proofs)";
+        break;
+    default:
+        p->answer = "not known: something was not measured (see coverage)";
+        break;
+    }
+    double flips = figure(r, "logits.flips", 0), bad = figure(r, "logits.flips_uncertified", 0);
+    p->tokens = flips == 0 ? par_text_printf(r->text, "no: the same best token at all %d positions", p->n_logits)
+                           : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
+                                             flips, p->n_logits, flips - bad, bad);
+    p->scope = par_text_printf(r->text, "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d layers",
+                               r->o->cand->name, r->o->ref->name, par_schedule_name(r->o->schedule), r->n_prompt,
+                               r->n_ids - r->n_prompt, par_spec_config(r->spec)->n_layer);
+}
+
+/* ---- the rest ---- */
+
+static void add_pair(const struct par_run *r, const struct par_report_pair **list, int *n, const char *name,
+                     const char *value) {
+    struct par_report_pair *rows = par_text_alloc(r->text, (size_t)(*n + 1) * sizeof *rows);
+    if (!rows)
+        return;
+    if (*n)
+        memcpy(rows, *list, (size_t)*n * sizeof *rows);
+    rows[*n] = (struct par_report_pair){name, value};
+    *list = rows;
+    (*n)++;
+}
+
+static const char *cpu_model(struct par_text *text) {
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char line[256];
+    const char *found = "unknown";
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon)
+            continue;
+        line[strcspn(line, "\n")] = 0;
+        found = par_text_printf(text, "%s", colon + 2);
+        break;
+    }
+    if (f)
+        (void)fclose(f);
+    return found;
+}
+
+static void fill_receipt(struct par_run *r) {
+    static const char *const phases[] = {"open and greedy steps", "reference", "candidate, judged, and repeats",
+                                         "explained spread", "arms, same session", "interventions",
+                                         "arms, reopened", "all"};
+    struct par_report *p = r->report;
+    struct utsname host;
+    struct rusage usage;
+    char caps[32], date[40] = "";
+    time_t now = time(NULL);
+    struct tm utc;
+    if (gmtime_r(&now, &utc))
+        (void)strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    add_pair(r, &p->receipt, &p->n_receipt, "date", par_text_printf(r->text, "%s", date));
+    if (uname(&host) == 0)
+        add_pair(r, &p->receipt, &p->n_receipt, "host",
+                 par_text_printf(r->text, "%s %s %s", host.sysname, host.release, host.machine));
+    add_pair(r, &p->receipt, &p->n_receipt, "cpu",
+             par_text_printf(r->text, "%s, %s, %d threads", cpu_model(r->text),
+                             fwd_cpu_text(fwd_cpu_detect(), caps, sizeof caps), fwd_pool_size(r->pool)));
+    add_pair(r, &p->receipt, &p->n_receipt, "compiler", __VERSION__);
+    for (int i = 0; i < 8; i++)
+        add_pair(r, &p->receipt, &p->n_receipt, par_text_printf(r->text, "seconds: %s", phases[i]),
+                 par_text_printf(r->text, "%.2f", r->seconds[i]));
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        add_pair(r, &p->receipt, &p->n_receipt, "peak RSS",
+                 par_text_printf(r->text, "%.0f MB (model file %.0f MB)", (double)usage.ru_maxrss / 1024,
+                                 (double)fwd_gguf_file_bytes(r->o->file) / 1048576));
+    for (int i = 0; i < r->o->n_faults; i++)
+        add_pair(r, &p->receipt, &p->n_receipt, "planted fault",
+                 par_text_printf(r->text, "%s at %s layer %d", r->o->faults[i].row->name,
+                                 fwd_op_name(r->o->faults[i].op), r->o->faults[i].layer));
+}
+
+/* ---- what the candidate says of itself, against the file ---- */
+
+static void record_config(struct par_run *r, struct fwd_session *session) {
+    char lines[2048] = "";
+    const struct fwd_config *c = r->o->cand->config(session);
+    const struct par_spec_config *s = par_spec_config(r->spec);
+    int n = par_spec_compare_config(r->spec, c, lines, sizeof lines);
+    struct par_report *p = r->report;
+    par_figures_set(r->figures, "config.differs", n);
+    add_pair(r, &p->config, &p->n_config, "architecture",
+             par_text_printf(r->text, "engine %s, file %s", c->arch, s->arch));
+    add_pair(r, &p->config, &p->n_config, "layers, width, ffn",
+             par_text_printf(r->text, "engine %d, %d, %d; file %d, %d, %d", c->n_layer, c->n_embd, c->n_ff, s->n_layer,
+                             s->n_embd, s->n_ff));
+    add_pair(r, &p->config, &p->n_config, "heads, KV heads, head size",
+             par_text_printf(r->text, "engine %d, %d, %d; file %d, %d, %d", c->n_head, c->n_kv_head, c->head_dim,
+                             s->n_head, s->n_kv_head, s->head_dim));
+    add_pair(r, &p->config, &p->n_config, "rope pairing, base",
+             par_text_printf(r->text, "engine %s, %g; file %s, %g", c->rope_pairing == FWD_ROPE_NEOX ? "neox" : "norm",
+                             c->rope_theta, s->rope_neox ? "neox" : "norm", s->rope_theta));
+    add_pair(r, &p->config, &p->n_config, "norm eps",
+             par_text_printf(r->text, "engine %g, file %g", (double)c->norm_eps, s->norm_eps));
+    if (n)
+        add_pair(r, &p->config, &p->n_config, "DIFFERENCES", par_text_printf(r->text, "%s", lines));
+}
+
+/* The bytes the kernels read, unpacked again, against the bytes of the file. */
+static void audit_weights(struct par_run *r, struct fwd_session *session) {
+    struct fwd_bound_weight w;
+    int n = 0, n_differ = 0;
+    const char *first = "";
+    if (r->o->depth == PAR_QUICK)
+        return;
+    for (; r->o->cand->bound_weight(session, n, &w); n++) {
+        par_run_progress(r, "weights as bound, against the file", n, 0);
+        const struct fwd_gguf_tensor *t = fwd_gguf_find(r->o->file, w.name);
+        bool same = t && t->type == w.type && t->data && fwd_hash64(t->data, t->n_bytes) == w.checksum;
+        if (t)
+            fwd_gguf_drop_pages(r->o->file, t);
+        if (!same && !n_differ++)
+            first = par_text_printf(r->text, ", the first is %s", w.name);
+    }
+    par_figures_set(r->figures, "weights.audited", n);
+    par_figures_set(r->figures, "weights.differ", n_differ);
+    add_pair(r, &r->report->config, &r->report->n_config, "weights as bound",
+             par_text_printf(r->text, "%d unpacked and compared with the file, %d differ%s", n, n_differ, first));
+}
+
+void par_run_record_candidate(struct par_run *r, struct fwd_session *session) {
+    struct fwd_variant_choice v;
+    for (int i = 0; r->o->cand->variant(session, i, &v); i++)
+        add_pair(r, &r->report->variants, &r->report->n_variants,
+                 par_text_printf(r->text, "%s%s%s", v.op, *v.detail ? " " : "", v.detail),
+                 par_text_printf(r->text, "%s (%s)", v.variant, v.why));
+    record_config(r, session);
+    audit_weights(r, session);
+}
+
+static void add_loss_proof(struct par_run *r) {
+    double loss = figure(r, "ref.loss", NAN), uniform = figure(r, "ref.loss_uniform", NAN);
+    add_pair(r, &r->report->proofs, &r->report->n_proofs, "reference is a language model",
+             isnan(loss) ? "not measured"
+                         : par_text_printf(r->text, "%s: loss %.3f nats a token on the committed text, guessing has %.3f",
+                                           loss < uniform ? "yes" : "NO", loss, uniform));
+}
+
+enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {
+    struct par_report *p = r->report;
+    char sha[65];
+    FWD_TRY(par_sha256_model(r->o->file, sha, err));
+    p->model_path = par_text_printf(r->text, "%s", fwd_gguf_path(r->o->file));
+    p->model_sha256 = par_text_printf(r->text, "%s", sha);
+    p->ref_path = r->o->ref->name;
+    p->cand_path = r->o->cand->name;
+    p->prompt = r->o->prompt ? par_text_printf(r->text, "%s", r->o->prompt) : NULL;
+    p->command = par_text_printf(r->text, "%s", r->o->command);
+    int32_t *ids = par_text_alloc(r->text, (size_t)r->n_ids * sizeof *ids);
+    FWD_FAIL_IF(!ids, FWD_ENOMEM, err, "report: no memory for %d ids", r->n_ids);
+    memcpy(ids, r->ids, (size_t)r->n_ids * sizeof *ids);
+    p->ids = ids;
+    p->n_ids = r->n_ids;
+    p->n_prompt = r->n_prompt;
+    p->ops = r->ops;
+    p->n_ops = r->n_ops;
+    p->verdict = decide(r);
+    first_page(r);
+    add_loss_proof(r);
+    fill_receipt(r);
+    FWD_FAIL_IF(!par_figures_ok(r->figures), FWD_ENOMEM, err, "report: no memory for the figures");
+    return FWD_OK;
+}
