@@ -109,3 +109,40 @@ endef
 $(foreach t,$(filter-out %_driver.c,$(fuzz_src)),$(eval $(call fuzz_rule,$(t))))
 
 -include $(patsubst %.o,%.d,$(call obj,$(engine_src) $(harness_src) $(cli_src) $(test_src) $(fuzz_src)))
+
+# ---- what a person runs ----------------------------------------------------------------------------------------
+check: all ## build and run every test this machine can run
+	@sh ci/check.sh $(tests) $(script_tests)
+# Scripts that are tests: exit 0 passed, 77 skipped (with a line "SKIPPED: why"), anything else failed.
+script_tests := $(wildcard ci/test_*.sh fixtures/test_*.sh)
+export PARITY := $(abspath $(parity))
+
+check-long: all ## the tests again with longer sweeps, and every planted fault on both real models
+	@CHECK_LONG=1 sh ci/check.sh $(tests) $(script_tests)
+
+lint: ## include DAG, banned calls, orphan kernels, file length, spelling, format
+	@sh ci/lint.sh
+
+format: ## clang-format every source file in place
+	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+FUZZ_SECONDS ?= 20
+fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (default 20) under ASan and UBSan
+	@$(MAKE) --no-print-directory MODE=fuzz fuzzers
+	@sh ci/fuzz.sh $(FUZZ_SECONDS) build/fuzz/bin
+
+bench: $(parity) ## tokens per second, beside llama.cpp where llama-cpp-python is installed: MODEL=...
+	@sh ci/bench.sh $(parity) $(if $(MODEL),$(MODEL),qwen2.5-coder-1.5b)
+
+PREFIX ?= /usr/local
+install: $(parity) ## install the program and its contracts under PREFIX (default /usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/parity/contracts/hypotheses
+	install -m 755 $(parity) $(DESTDIR)$(PREFIX)/bin/parity
+	install -m 644 contracts/*.json $(DESTDIR)$(PREFIX)/share/parity/contracts
+	install -m 644 contracts/hypotheses/*.json $(DESTDIR)$(PREFIX)/share/parity/contracts/hypotheses
+
+deps: ## install the Debian packages a build needs (DEPS=lint: the linters too)
+	@sh ci/deps.sh $(if $(DEPS),--$(DEPS))
+
+clean: ## remove build/
+	rm -rf build
