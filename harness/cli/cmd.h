@@ -2,6 +2,7 @@
 #ifndef HARNESS_CLI_CMD_H
 #define HARNESS_CLI_CMD_H
 
+int cmd_bench(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 
 #endif

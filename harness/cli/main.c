@@ -11,6 +11,7 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
 };
 
