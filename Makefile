@@ -77,7 +77,7 @@ $(B)/%.o: %.c Makefile
 	$(Q)$(CC) $(CFLAGS) $(call suffix_isa,$<) $(cflags_$(notdir $<)) -MMD -MP -c $< -o $@
 
 # Data files that the program carries, as C arrays of bytes.
-embedded := fixtures/models.json
+embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt
 $(B)/gen/embedded.c: $(embedded) ci/embed.sh Makefile
 	@mkdir -p $(@D)
 	$(Q)sh ci/embed.sh $(embedded) > $@

@@ -202,8 +202,8 @@ static enum fwd_status parse_ids(const char *text, int32_t **out, int *n_out, st
 }
 
 static enum fwd_status make_text(struct par_input *in, const struct par_common *c, struct fwd_error *err) {
-    char *raw;
-    size_t len;
+    char *raw = NULL;
+    size_t len = 0;
     if (c->prompt_file) {
         FWD_TRY(read_file(c->prompt_file, &raw, &len, err));
     } else {

@@ -6,9 +6,15 @@
 #include <stdio.h>
 #include <string.h>
 
+struct numerics_of {
+    const struct fwd_path *path;
+    const struct fwd_session *session;
+};
+
 struct tap_work {
     struct par_run *r;
     struct par_judge *judge;         /* or NULL */
+    struct numerics_of numerics;     /* for as long as the judge lives */
     struct par_metrics_acc **metrics; /* [n_ops], or NULL */
     bool keep;                       /* into the store */
     float *row;                      /* room for the widest row */
@@ -63,10 +69,6 @@ static int on_tap(void *ud, const struct fwd_view *view) {
     return w->rc != FWD_OK;
 }
 
-struct numerics_of {
-    const struct fwd_path *path;
-    const struct fwd_session *session;
-};
 static bool declared(void *ud, enum fwd_op op, int layer, struct fwd_numerics *out) {
     const struct numerics_of *n = ud;
     return n->path->numerics(n->session, op, layer, out);
@@ -76,15 +78,15 @@ static bool declared(void *ud, enum fwd_op op, int layer, struct fwd_numerics *o
 static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *drive, int sample_every, int sample_at,
                                    float *logits, struct fwd_error *err) {
     struct par_run *r = w->r;
-    struct numerics_of numerics = {drive->path, drive->session};
+    w->numerics = (struct numerics_of){drive->path, drive->session};
     struct par_judge_options options = {.numerics = declared,
-                                        .numerics_ud = &numerics,
+                                        .numerics_ud = &w->numerics,
                                         .sample_every = sample_every,
                                         .sample_at = sample_at,
                                         .pool = r->pool};
     FWD_TRY(par_judge_open(&w->judge, r->spec, &options, err));
-    FWD_TRY(par_judge_tokens(w->judge, r->ids, r->n_ids, err));
     FWD_TRY(par_judge_seq_begin(w->judge, err));
+    FWD_TRY(par_judge_tokens(w->judge, r->ids, r->n_ids, err));
     struct par_drive tapped = *drive;
     tapped.tap = on_tap;
     tapped.tap_ud = w;
@@ -284,18 +286,11 @@ static enum fwd_status prove(struct par_run *r, struct fwd_session *session, str
     par_figures_set(r->figures, "neutral", n_neutral == n_repeats);
     par_figures_set(r->figures, "deterministic", n_equal == n_repeats);
     par_figures_set(r->figures, "repeats", n_repeats);
-    struct par_report_pair *proofs = par_text_alloc(r->text, 2 * sizeof *proofs);
-    FWD_FAIL_IF(!proofs, FWD_ENOMEM, err, "run: no memory for the proofs");
-    proofs[0] = (struct par_report_pair){
-        "taps are neutral",
-        par_text_printf(r->text, "%s: logits of %d positions hash to %016llx with taps, %d of %d runs without taps equal",
-                        n_neutral == n_repeats ? "yes" : "NO", r->n_want, (unsigned long long)r->base_hash, n_neutral,
-                        n_repeats)};
-    proofs[1] = (struct par_report_pair){"runs repeat",
-                                         par_text_printf(r->text, "%s: %d of %d runs without taps have the same bits",
-                                                         n_equal == n_repeats ? "yes" : "NO", n_equal, n_repeats)};
-    r->report->proofs = proofs;
-    r->report->n_proofs = 2;
+    par_run_add_proof(r, "taps are neutral", n_neutral == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
+                      par_text_printf(r->text, "logits of %d positions hash to %016llx with taps; %d of %d runs without taps equal",
+                                      r->n_want, (unsigned long long)r->base_hash, n_neutral, n_repeats));
+    par_run_add_proof(r, "runs repeat", n_equal == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
+                      par_text_printf(r->text, "%d of %d runs without taps have the same bits", n_equal, n_repeats));
     return FWD_OK;
 }
 

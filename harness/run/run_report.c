@@ -242,6 +242,17 @@ static void add_pair(const struct par_run *r, const struct par_report_pair **lis
     (*n)++;
 }
 
+void par_run_add_proof(struct par_run *r, const char *name, enum par_verdict verdict, const char *value) {
+    struct par_report *p = r->report;
+    struct par_report_proof *rows = par_text_alloc(r->text, (size_t)(p->n_proofs + 1) * sizeof *rows);
+    if (!rows)
+        return;
+    if (p->n_proofs)
+        memcpy(rows, p->proofs, (size_t)p->n_proofs * sizeof *rows);
+    rows[p->n_proofs++] = (struct par_report_proof){name, value, verdict};
+    p->proofs = rows;
+}
+
 static const char *cpu_model(struct par_text *text) {
     FILE *f = fopen("/proc/cpuinfo", "r");
     char line[256];
@@ -352,10 +363,11 @@ void par_run_record_candidate(struct par_run *r, struct fwd_session *session) {
 
 static void add_loss_proof(struct par_run *r) {
     double loss = figure(r, "ref.loss", NAN), uniform = figure(r, "ref.loss_uniform", NAN);
-    add_pair(r, &r->report->proofs, &r->report->n_proofs, "reference is a language model",
-             isnan(loss) ? "not measured"
-                         : par_text_printf(r->text, "%s: loss %.3f nats a token on the committed text, guessing has %.3f",
-                                           loss < uniform ? "yes" : "NO", loss, uniform));
+    enum par_verdict verdict = isnan(loss) ? PAR_UNMEASURED : loss < uniform ? PAR_HELD : PAR_MISTRUSTED;
+    par_run_add_proof(r, "reference is a language model", verdict,
+                      isnan(loss) ? "not measured: no tokenizer for the committed text"
+                                  : par_text_printf(r->text, "loss %.3f nats a token on the committed text, guessing has %.3f",
+                                                    loss, uniform));
 }
 
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {

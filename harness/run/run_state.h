@@ -92,6 +92,7 @@ enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *ses
 /* localise/signature.c: is the worst matmul's output what its bytes give when read as another block type? */
 enum fwd_status par_run_signature(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
 /* run_report.c */
+void par_run_add_proof(struct par_run *r, const char *name, enum par_verdict verdict, const char *value);
 /* Its configuration beside the file's, its variants, and its weights as bound. */
 void par_run_record_candidate(struct par_run *r, struct fwd_session *session);
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err);

@@ -15,6 +15,10 @@ struct eval_tally {
     double ratio_max;
     struct par_worst worst;
     struct par_worst mismatch; /* the first one, if n_mismatch */
+    /* When set, elements are not judged: their exact values go here, [position - capture_pos0][capture_width]. */
+    double *capture;
+    int capture_pos0;
+    int64_t capture_width;
 };
 
 struct eval {
@@ -25,6 +29,7 @@ struct eval {
     struct eval_tally *tally; /* [n_threads] */
     int *pos;                 /* [n_pos] indices into out's positions that are judged */
     int n_pos;
+    const struct spec_weight *as_weight; /* a matmul's matrix read as this instead, or NULL */
 };
 
 /* The row of values at a view's absolute position; NULL when the view does not hold it. */
@@ -47,6 +52,10 @@ static inline double par_load_one(enum fwd_dtype t, const uint8_t *row, int64_t 
 /* Judges one element: `expected` exactly, `got` as stored with type `store`. */
 void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
                       double bound);
+
+/* The evaluator of ev->e->op over the positions in ev->pos; false from par_eval_has: there is none. */
+bool par_eval_has(enum fwd_op op);
+enum fwd_status par_eval_run(struct eval *ev, struct fwd_error *err);
 
 /* Evaluators. Each has checked its shapes before it starts threads; FWD_ESHAPE / FWD_EINPUT otherwise. */
 enum fwd_status par_eval_embed(struct eval *ev, struct fwd_error *err);

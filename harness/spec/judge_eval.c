@@ -100,6 +100,10 @@ static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos,
 
 void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
                       double bound) {
+    if (t->capture) {
+        t->capture[(pos - t->capture_pos0) * t->capture_width + row] = expected;
+        return;
+    }
     if (!(bound >= 0))
         bound = HUGE_VAL; /* a bound that overflowed holds nothing: the element counts as blunt */
     double off = fabs(got - expected);
@@ -201,6 +205,14 @@ static evaluator_fn *find_evaluator(enum fwd_op op) {
         [FWD_OP_RESULT_OUTPUT] = par_eval_matmul,
     };
     return op >= 0 && op < FWD_OP_COUNT ? table[op] : NULL;
+}
+
+bool par_eval_has(enum fwd_op op) {
+    return find_evaluator(op) != NULL;
+}
+
+enum fwd_status par_eval_run(struct eval *ev, struct fwd_error *err) {
+    return find_evaluator(ev->e->op)(ev, err);
 }
 
 static enum fwd_status run_eval(struct eval *ev, struct par_op_row *row, struct par_ratio_histogram *hist,
