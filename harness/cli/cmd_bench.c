@@ -68,11 +68,12 @@ static void print(const struct bench_options *o, const struct fwd_path *path, co
     double decode = info.uses_cache && o->decode ? o->decode / median(r->decode_s, o->runs) : 0;
     double gflop_s = prefill * model_gflop, gb_s = decode * model_gb;
     if (o->json) {
-        (void)printf("{\"schema\": \"parity-bench-v1\", \"path\": \"%s\", \"prefill_tokens\": %d, \"prefill_tok_s\": %.3f, "
-                     "\"decode_tokens\": %d, \"decode_tok_s\": %.3f, \"open_s\": %.3f, \"read_gb_s\": %.2f, "
-                     "\"fma_gflop_s\": %.1f, \"prefill_gflop_s\": %.1f, \"decode_gb_s\": %.2f, \"prefill_s\": [",
-                     path->name, o->prefill, prefill, o->decode, decode, r->open_s, limits->read_gb_s,
-                     limits->fma_gflop_s, gflop_s, gb_s);
+        (void)printf(
+            "{\"schema\": \"parity-bench-v1\", \"path\": \"%s\", \"prefill_tokens\": %d, \"prefill_tok_s\": %.3f, "
+            "\"decode_tokens\": %d, \"decode_tok_s\": %.3f, \"open_s\": %.3f, \"read_gb_s\": %.2f, "
+            "\"fma_gflop_s\": %.1f, \"prefill_gflop_s\": %.1f, \"decode_gb_s\": %.2f, \"prefill_s\": [",
+            path->name, o->prefill, prefill, o->decode, decode, r->open_s, limits->read_gb_s, limits->fma_gflop_s,
+            gflop_s, gb_s);
         for (int i = 0; i < o->runs; i++)
             (void)printf("%s%.6f", i ? ", " : "", r->prefill_s[i]);
         (void)printf("], \"decode_s\": [");
@@ -158,7 +159,8 @@ static enum fwd_status bench(const struct bench_options *o, struct fwd_error *er
         (void)snprintf(name, sizeof name, "%.*s", (int)len, p);
         const struct fwd_path *path = fwd_path_find(name);
         rc = path ? bench_path(o, &in, path, &limits, err)
-                  : fwd_fail(err, FWD_EINPUT, __FILE__, __LINE__, "path \"%s\": `parity paths` lists what there is", name);
+                  : fwd_fail(err, FWD_EINPUT, __FILE__, __LINE__, "path \"%s\": `parity paths` lists what there is",
+                             name);
         p += len;
     }
     par_input_close(&in);

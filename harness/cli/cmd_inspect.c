@@ -1,7 +1,7 @@
 /* harness/cli/cmd_inspect.c: `parity inspect`: what is in a model file, and whether the engine would run it.
  *
  * A file that can be read is shown, also when the engine refuses the model in it (the refusal is the first note). */
-#include "cli/cmd_inspect.h"
+#include "cli/cmd.h"
 
 #include "cli/inspect.h"
 

@@ -23,7 +23,8 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
         {"paths", 0, PAR_OPT_STRING, &o->paths, 0, 0, "PATH", "the candidate path (default q4k-cpu)"},
         {"quick", 0, PAR_OPT_FLAG, &o->quick, 0, 0, NULL, "fewer repeats, arms and ensemble runs"},
         {"full", 0, PAR_OPT_FLAG, &o->full, 0, 0, NULL, "every arm and intervention, the reference judged in full"},
-        {"report", 0, PAR_OPT_STRING, &o->report_dir, 0, 0, "DIR", "write report.txt, .json, .md, junit.xml, verdict.json"},
+        {"report", 0, PAR_OPT_STRING, &o->report_dir, 0, 0, "DIR",
+         "write report.txt, .json, .md, junit.xml, verdict.json"},
         {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "NAME[@op[:layer]]", "plant a bug; several with commas"},
         {"hypotheses", 0, PAR_OPT_STRING, &o->hypotheses, 0, 0, "DIR", "hypotheses (default contracts/hypotheses)"},
         {"judge-ref", 0, PAR_OPT_INT, &o->judge_ref, 0, 1 << 20, "N", "judge the reference at every N-th position"},
@@ -137,7 +138,9 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
                                       .n_prompt = in->n_ids,
                                       .n_decode = o->common.n_decode,
                                       .chunk = o->common.chunk,
-                                      .depth = o->quick ? PAR_QUICK : o->full ? PAR_FULL : PAR_DEFAULT,
+                                      .depth = o->quick  ? PAR_QUICK
+                                               : o->full ? PAR_FULL
+                                                         : PAR_DEFAULT,
                                       .ref_sample_every = o->judge_ref,
                                       .faults = faults,
                                       .hypotheses_dir = o->hypotheses,
@@ -180,11 +183,12 @@ int cmd_run(int argc, char **argv) {
     int n_rows = fill_options(&o, rows);
     enum fwd_status rc = par_options_parse(rows, n_rows, argc, argv, &model, 1, &n_words, &help, &err);
     if (rc == FWD_OK && help) {
-        par_options_help(stdout, "run MODEL [options]",
-                         "Runs the reference and the candidate over the same ids, judges every op of both from its own\n"
-                         "captured inputs, and holds the logits against the explained spread. MODEL is a GGUF file or a\n"
-                         "name that `parity fixture list` shows.",
-                         rows, n_rows);
+        par_options_help(
+            stdout, "run MODEL [options]",
+            "Runs the reference and the candidate over the same ids, judges every op of both from its own\n"
+            "captured inputs, and holds the logits against the explained spread. MODEL is a GGUF file or a\n"
+            "name that `parity fixture list` shows.",
+            rows, n_rows);
         return 0;
     }
     if (rc == FWD_OK && o.quick && o.full)

@@ -11,8 +11,10 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
+    {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
+    {"inspect", cmd_inspect, "what is in a model file"},
+    {"paths", cmd_paths, "what can run on this machine"},
 };
 
 static void list(FILE *out) {

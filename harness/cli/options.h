@@ -10,8 +10,8 @@
 enum par_opt_kind { PAR_OPT_FLAG, PAR_OPT_STRING, PAR_OPT_INT };
 
 struct par_opt {
-    const char *name;  /* "threads": --threads N or --threads=N */
-    char letter;       /* 'p': -p TEXT; 0: none */
+    const char *name; /* "threads": --threads N or --threads=N */
+    char letter;      /* 'p': -p TEXT; 0: none */
     enum par_opt_kind kind;
     void *out;         /* bool *, const char **, int * */
     int min, max;      /* of an int, both included */
@@ -58,7 +58,8 @@ struct par_input {
 enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err);
 void par_input_close(struct par_input *in);
 
-/* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 usage, 4 refused or corrupt. */
+/* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 usage, 4 refused or corrupt.
+ */
 int par_complain(const struct fwd_error *err);
 
 /* Progress on stderr when it is a terminal; done < 0 clears the line. */

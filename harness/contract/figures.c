@@ -40,8 +40,7 @@ void par_figures_set(struct par_figures *f, const char *name, double value) {
     if (!row) {
         if (f->n == f->cap) {
             int cap = f->cap ? 2 * f->cap : 64;
-            struct figure *rows =
-                fwd_realloc(f->rows, (size_t)f->n * sizeof *rows, (size_t)cap, sizeof *rows);
+            struct figure *rows = fwd_realloc(f->rows, (size_t)f->n * sizeof *rows, (size_t)cap, sizeof *rows);
             if (!rows) {
                 f->failed = true;
                 return;

@@ -55,12 +55,15 @@ static enum fwd_status eval_document(const struct evaluation *e, const struct pa
     int decided = truth[0] != PAR_TRUE ? 0 : truth[1] == PAR_TRUE ? 1 : truth[2] == PAR_TRUE ? 2 : 0;
     static const char *const verdicts[] = {"UNTESTED", "SUPPORTED", "FALSIFIED"};
     struct par_text *text = e->report->text;
-    struct par_report_hypothesis row = {
-        .id = par_text_printf(text, "%s", id),
-        .title = par_text_printf(text, "%s", title),
-        .verdict = verdicts[decided],
-        .evidence = par_text_printf(text, "%s", decided ? why[decided] : truth[0] == PAR_TRUE ? why[1] : why[0]),
-        .command = par_text_printf(text, "%s%s%s", e->command, *options ? " " : "", options)};
+    struct par_report_hypothesis row = {.id = par_text_printf(text, "%s", id),
+                                        .title = par_text_printf(text, "%s", title),
+                                        .verdict = verdicts[decided],
+                                        .evidence = par_text_printf(text, "%s",
+                                                                    decided                ? why[decided]
+                                                                    : truth[0] == PAR_TRUE ? why[1]
+                                                                                           : why[0]),
+                                        .command =
+                                            par_text_printf(text, "%s%s%s", e->command, *options ? " " : "", options)};
     char figure[96];
     (void)snprintf(figure, sizeof figure, "hypothesis.%s.supported", id);
     par_figures_set(e->figures, figure, decided == 1);
@@ -90,10 +93,11 @@ enum fwd_status par_hypotheses_eval(const char *dir, const char *command, struct
     struct dirent **names;
     int n = scandir(dir, &names, is_json, alphasort);
     FWD_FAIL_IF(n < 0, FWD_ENOTFOUND, err, "hypotheses folder %s: %s", dir, strerror(errno));
-    enum fwd_status rc = n == 0 || n > MAX_HYPOTHESES
-                             ? fwd_fail(err, FWD_EMISSING, __FILE__, __LINE__,
-                                        "hypotheses folder %s: %d files, expected 1 to %d *.json", dir, n, MAX_HYPOTHESES)
-                             : FWD_OK;
+    enum fwd_status rc =
+        n == 0 || n > MAX_HYPOTHESES
+            ? fwd_fail(err, FWD_EMISSING, __FILE__, __LINE__, "hypotheses folder %s: %d files, expected 1 to %d *.json",
+                       dir, n, MAX_HYPOTHESES)
+            : FWD_OK;
     for (int i = 0; i < n; i++) {
         if (rc == FWD_OK)
             rc = eval_file(&e, names[i]->d_name, err);

@@ -1,8 +1,9 @@
 /* harness/contract/hypothesis.h: H0 to H5 and any other, as data written before the run.
  *
- * contracts/hypotheses/NAME.json: {"id", "title", "predicts" (prose), "supported_if": CONDITION, "falsified_if": CONDITION,
- * "untested_unless": CONDITION, "command_options"}. The conditions are figures.h's. UNTESTED unless `untested_unless` is
- * true; then SUPPORTED when supported_if is, FALSIFIED when falsified_if is and the other is not, else UNTESTED. */
+ * contracts/hypotheses/NAME.json: {"id", "title", "predicts" (prose), "supported_if": CONDITION, "falsified_if":
+ * CONDITION, "untested_unless": CONDITION, "command_options"}. The conditions are figures.h's. UNTESTED unless
+ * `untested_unless` is true; then SUPPORTED when supported_if is, FALSIFIED when falsified_if is and the other is not,
+ * else UNTESTED. */
 #ifndef HARNESS_CONTRACT_HYPOTHESIS_H
 #define HARNESS_CONTRACT_HYPOTHESIS_H
 

@@ -22,8 +22,9 @@ static const struct par_fault_row rows[] = {
      ANY_TYPE, par_fault_rope_position, NULL},
     {"kv-row-stale", "H2", "one K row of the prompt is stale when decode reads it (aprender PR 2029)", false,
      FWD_OP_K_CACHE, ANY_TYPE, par_fault_kv_stale, NULL},
-    {"gqa-modulo", "H5", "query head h reads KV head h % n instead of h / (heads / n), in all paths (llama.cpp PR 3364)",
-     true, FWD_OP_COUNT, ANY_TYPE, NULL, par_fault_gqa_modulo},
+    {"gqa-modulo", "H5",
+     "query head h reads KV head h % n instead of h / (heads / n), in all paths (llama.cpp PR 3364)", true,
+     FWD_OP_COUNT, ANY_TYPE, NULL, par_fault_gqa_modulo},
     {"eps-other-model", "H5", "the norm epsilon of another model, in all paths (aprender PR 1606)", true, FWD_OP_COUNT,
      ANY_TYPE, NULL, par_fault_eps},
 };
@@ -44,8 +45,8 @@ enum fwd_status par_fault_parse(const char *text, struct par_fault *out, struct 
     out->op = out->row->op;
     if (text[name_len] == 0)
         return FWD_OK;
-    FWD_FAIL_IF(out->row->shared, FWD_EINPUT, err, "--fault: \"%s\" is in code that all paths share: it takes no @place",
-                out->row->name);
+    FWD_FAIL_IF(out->row->shared, FWD_EINPUT, err,
+                "--fault: \"%s\" is in code that all paths share: it takes no @place", out->row->name);
     char place[64];
     (void)snprintf(place, sizeof place, "%s", text + name_len + 1);
     char *colon = strchr(place, ':');
@@ -58,7 +59,8 @@ enum fwd_status par_fault_parse(const char *text, struct par_fault *out, struct 
         out->layer = (int)layer;
     }
     out->op = fwd_op_by_name(place);
-    FWD_FAIL_IF(out->op == FWD_OP_COUNT, FWD_EINPUT, err, "--fault: no op \"%s\" (attn_norm, Qcur, ... ffn_out)", place);
+    FWD_FAIL_IF(out->op == FWD_OP_COUNT, FWD_EINPUT, err, "--fault: no op \"%s\" (attn_norm, Qcur, ... ffn_out)",
+                place);
     return FWD_OK;
 }
 

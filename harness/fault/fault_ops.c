@@ -1,5 +1,5 @@
-/* harness/fault/fault_ops.c: the broken ops. Plain and slow; each has its own arithmetic, so that neither the spec nor a
- * signature can agree with it by sharing code. */
+/* harness/fault/fault_ops.c: the broken ops. Plain and slow; each has its own arithmetic, so that neither the spec nor
+ * a signature can agree with it by sharing code. */
 #include "fault/fault_ops.h"
 
 #include "fault/fault.h"
@@ -82,8 +82,8 @@ struct q6k_as_q4k_work {
     const struct fwd_op_call *call;
 };
 
-/* Reads each row of Q6_K bytes with Q4_K's offsets and stride. A scale whose bits are no finite number is taken as 0: the
- * run then shows wrong numbers and not NaN, which is the harder case to see. */
+/* Reads each row of Q6_K bytes with Q4_K's offsets and stride. A scale whose bits are no finite number is taken as 0:
+ * the run then shows wrong numbers and not NaN, which is the harder case to see. */
 static void q6k_as_q4k_rows(void *ctx, int thread, int n_threads) {
     const struct fwd_op_call *call = ((const struct q6k_as_q4k_work *)ctx)->call;
     const struct fwd_weight *w = call->weight;
@@ -124,8 +124,8 @@ enum fwd_status par_fault_q6k_as_q4k(void *ud, const struct fwd_op_call *call, s
     return FWD_OK;
 }
 
-/* y[i] = sum_k buffer[k * N + i] * x[k] with buffer = the [N, K] weights laid out row after row: the true weights read in
- * the wrong order. One pass over the rows: value f of the buffer belongs to k = f / N, i = f % N. */
+/* y[i] = sum_k buffer[k * N + i] * x[k] with buffer = the [N, K] weights laid out row after row: the true weights read
+ * in the wrong order. One pass over the rows: value f of the buffer belongs to k = f / N, i = f % N. */
 struct transposed_work {
     const struct fwd_op_call *call;
     const float *row; /* decoded weight row r */
@@ -169,8 +169,7 @@ enum fwd_status par_fault_head_transposed(void *ud, const struct fwd_op_call *ca
 }
 
 /* Rotates one row of heads; position and pairing are the caller's. */
-static void rotate(const struct fwd_config *c, const float *x, float *y, int64_t n_values, double position,
-                   bool neox) {
+static void rotate(const struct fwd_config *c, const float *x, float *y, int64_t n_values, double position, bool neox) {
     for (int64_t head = 0; head < n_values / c->head_dim; head++) {
         const float *in = x + head * c->head_dim;
         float *out = y + head * c->head_dim;
@@ -216,7 +215,8 @@ enum fwd_status par_fault_kv_stale(void *ud, const struct fwd_op_call *call, str
     const struct fwd_view *cache = call->out;
     for (int64_t head = 0; head < cache->ne[1]; head++) {
         char *base = (char *)cache->data + head * cache->nb[1];
-        memcpy(base + row * cache->nb[2], base + (row - 1) * cache->nb[2], fwd_dtype_row_bytes(cache->dtype, cache->ne[0]));
+        memcpy(base + row * cache->nb[2], base + (row - 1) * cache->nb[2],
+               fwd_dtype_row_bytes(cache->dtype, cache->ne[0]));
     }
     return FWD_OK;
 }

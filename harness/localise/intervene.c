@@ -1,6 +1,6 @@
-/* harness/localise/intervene.c: interventions. The value of one or more ops is replaced by the spec's while the candidate
- * runs on; if nothing is accused any more, what was replaced held every guilty op. Matmuls are halved over layers and
- * then over ops, down to the one. */
+/* harness/localise/intervene.c: interventions. The value of one or more ops is replaced by the spec's while the
+ * candidate runs on; if nothing is accused any more, what was replaced held every guilty op. Matmuls are halved over
+ * layers and then over ops, down to the one. */
 #include "run/run_state.h"
 #include "spec/spec_decode.h"
 
@@ -17,8 +17,8 @@ struct patch {
 /* An override that writes the spec's value instead of running the op. */
 static enum fwd_status put_spec_value(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
     struct patch *p = ud;
-    struct par_eval e = {.op = call->op, .layer = call->layer, .pos0 = call->pos0, .n_pos = call->n_pos,
-                         .n_in = call->n_in};
+    struct par_eval e = {
+        .op = call->op, .layer = call->layer, .pos0 = call->pos0, .n_pos = call->n_pos, .n_in = call->n_in};
     struct fwd_numerics numerics;
     for (int i = 0; i < call->n_in; i++)
         e.in[i] = call->in[i];
@@ -136,15 +136,16 @@ static void record(struct par_run *r, const char *id, const char *hypothesis, co
         return;
     if (n)
         memcpy(rows, r->report->arms, (size_t)n * sizeof *rows);
-    rows[n] = (struct par_report_arm){.id = par_text_printf(r->text, "spec_%s", id),
-                                      .what = what,
-                                      .hypothesis = hypothesis,
-                                      .ran = true,
-                                      .distance_to_ref = NAN,
-                                      .distance_base = NAN,
-                                      .result = par_text_printf(r->text, "%s%s%s", healed ? "it heals" : "it does not heal",
-                                                                *detail ? ": " : "", detail),
-                                      .command = par_text_printf(r->text, "%s --full", r->o->command)};
+    rows[n] =
+        (struct par_report_arm){.id = par_text_printf(r->text, "spec_%s", id),
+                                .what = what,
+                                .hypothesis = hypothesis,
+                                .ran = true,
+                                .distance_to_ref = NAN,
+                                .distance_base = NAN,
+                                .result = par_text_printf(r->text, "%s%s%s", healed ? "it heals" : "it does not heal",
+                                                          *detail ? ": " : "", detail),
+                                .command = par_text_printf(r->text, "%s --full", r->o->command)};
     r->report->arms = rows;
     r->report->n_arms = n + 1;
 }

@@ -123,8 +123,7 @@ enum fwd_status par_run_signature(struct par_run *r, struct fwd_session *session
                               .chunk = r->o->chunk,
                               .tap = take_sample,
                               .tap_ud = &s};
-    enum fwd_status rc =
-        par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err);
+    enum fwd_status rc = par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err);
     if (s.rc != FWD_OK)
         rc = fwd_fail(err, s.rc, __FILE__, __LINE__, "signature: no memory for a row");
     if (rc == FWD_OK && s.complete)

@@ -18,12 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum par_schedule {
-    PAR_SCHEDULE_NOCACHE = 0,
-    PAR_SCHEDULE_STEP = 1,
-    PAR_SCHEDULE_PREFILL = 2,
-    PAR_SCHEDULE_SWEEP = 3
-};
+enum par_schedule { PAR_SCHEDULE_NOCACHE = 0, PAR_SCHEDULE_STEP = 1, PAR_SCHEDULE_PREFILL = 2, PAR_SCHEDULE_SWEEP = 3 };
 /* "nocache", "step", "prefill", "sweep". */
 const char *par_schedule_name(enum par_schedule schedule);
 /* False for an unknown name. */

@@ -1,4 +1,5 @@
-/* harness/run/limits.h: what this machine can do at most, measured: the ceilings that `parity bench` holds paths against. */
+/* harness/run/limits.h: what this machine can do at most, measured: the ceilings that `parity bench` holds paths
+ * against. */
 #ifndef HARNESS_RUN_LIMITS_H
 #define HARNESS_RUN_LIMITS_H
 

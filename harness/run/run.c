@@ -22,8 +22,8 @@ void par_run_progress(const struct par_run *r, const char *what, int64_t done, i
         r->o->progress(r->o->progress_ud, what, done, total);
 }
 
-static const char *const class_names[PAR_CLASS_COUNT] = {"embed", "norm",      "act_quant", "matmul", "head",
-                                                         "rope",  "kv",        "attention", "swiglu", "residual"};
+static const char *const class_names[PAR_CLASS_COUNT] = {"embed", "norm", "act_quant", "matmul", "head",
+                                                         "rope",  "kv",   "attention", "swiglu", "residual"};
 
 const char *par_class_name(enum par_op_class c) {
     return class_names[c];

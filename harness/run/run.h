@@ -12,9 +12,9 @@ enum par_depth { PAR_QUICK, PAR_DEFAULT, PAR_FULL };
 
 struct par_run_options {
     const struct fwd_gguf *file;
-    const char *model_name;  /* as the user typed it */
-    const char *prompt;      /* text for the report, or NULL */
-    const int32_t *ids;      /* the prompt */
+    const char *model_name; /* as the user typed it */
+    const char *prompt;     /* text for the report, or NULL */
+    const int32_t *ids;     /* the prompt */
     int n_prompt;
     int n_decode;            /* teacher-forced steps; their ids are the candidate's own greedy ones */
     const int32_t *loss_ids; /* of the committed text on which the reference's loss must be plausible, or NULL */
@@ -28,12 +28,13 @@ struct par_run_options {
     struct par_fault *faults;
     int n_faults;
     const char *hypotheses_dir; /* NULL: hypotheses are not evaluated */
-    const char *command;    /* that repeats this run: without the options an arm adds */
+    const char *command;        /* that repeats this run: without the options an arm adds */
     void (*progress)(void *ud, const char *what, int64_t done, int64_t total); /* done < 0: over; may be NULL */
     void *progress_ud;
 };
 
-/* Fills *report (zeroed by the caller; report->text owns it all) and figures. An error means that nothing can be said. */
+/* Fills *report (zeroed by the caller; report->text owns it all) and figures. An error means that nothing can be said.
+ */
 enum fwd_status par_run(const struct par_run_options *options, struct par_report *report, struct par_figures *figures,
                         struct fwd_error *err);
 

@@ -1,6 +1,6 @@
-/* harness/run/run_arms.c: the arms table. One knob of the candidate is flipped at a time, on the real ids. Where canonical
- * arithmetic promises the same bits, the hash of the logits says whether it kept the promise; where the base run is
- * diverged, each arm is judged again, to see whether the flip heals it. */
+/* harness/run/run_arms.c: the arms table. One knob of the candidate is flipped at a time, on the real ids. Where
+ * canonical arithmetic promises the same bits, the hash of the logits says whether it kept the promise; where the base
+ * run is diverged, each arm is judged again, to see whether the flip heals it. */
 #include "run/run_state.h"
 
 #include <math.h>
@@ -49,12 +49,14 @@ static void record(struct par_run *r, const struct arm *arm, const struct par_pa
     set_figure(r, arm->id, "same_bits", row->same_bits);
     if (judged)
         set_figure(r, arm->id, "heals", pass->n_accused == 0 && (r->n_accused_cand > 0 || pass->distance <= 1));
-    row->result = par_text_printf(
-        r->text, "%s%s", row->same_bits ? "same bits" : arm->same_bits ? "OTHER BITS, the same were promised" : "other bits",
-        !judged ? ""
-        : pass->n_accused == 0 && r->n_accused_cand > 0
-            ? "; no op is accused any more: it heals"
-            : par_text_printf(r->text, "; %d ops accused", pass->n_accused));
+    row->result = par_text_printf(r->text, "%s%s",
+                                  row->same_bits   ? "same bits"
+                                  : arm->same_bits ? "OTHER BITS, the same were promised"
+                                                   : "other bits",
+                                  !judged ? ""
+                                  : pass->n_accused == 0 && r->n_accused_cand > 0
+                                      ? "; no op is accused any more: it heals"
+                                      : par_text_printf(r->text, "; %d ops accused", pass->n_accused));
 }
 
 /* One flipped knob of an open session: judged when the base run is diverged, else only hashed. */
@@ -92,7 +94,8 @@ enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *s
     static const struct arm sweep = {"schedule_sweep", "H2", "prompt in chunks of 1, 2, .. 9 and a ragged tail",
                                      "--schedule sweep", true};
     static const struct arm step = {"schedule_step", "H2", "prompt one token at a time", "--schedule step", true};
-    static const struct arm whole = {"schedule_prefill", "H2", "prompt in one call", "--schedule prefill --chunk 0", true};
+    static const struct arm whole = {"schedule_prefill", "H2", "prompt in one call", "--schedule prefill --chunk 0",
+                                     true};
     static const struct arm nocache = {"schedule_nocache", "H2", "every step runs the whole sequence again",
                                        "--schedule nocache", true};
     static const struct arm slots = {"slot_reuse", "H2", "after longer sequences in both slots", "", true};

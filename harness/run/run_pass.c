@@ -13,11 +13,11 @@ struct numerics_of {
 
 struct tap_work {
     struct par_run *r;
-    struct par_judge *judge;         /* or NULL */
-    struct numerics_of numerics;     /* for as long as the judge lives */
+    struct par_judge *judge;          /* or NULL */
+    struct numerics_of numerics;      /* for as long as the judge lives */
     struct par_metrics_acc **metrics; /* [n_ops], or NULL */
-    bool keep;                       /* into the store */
-    float *row;                      /* room for the widest row */
+    bool keep;                        /* into the store */
+    float *row;                       /* room for the widest row */
     int64_t row_cap;
     const char *what;
     enum fwd_status rc;
@@ -123,8 +123,7 @@ static void coverage_row(struct par_run *r, const char *path, const char *schedu
     int n_positions;
     uint64_t n_elements;
     par_judge_coverage(judge, &n_positions, &n_elements);
-    struct par_report_coverage *rows =
-        par_text_alloc(r->text, (size_t)(r->report->n_coverage + 1) * sizeof *rows);
+    struct par_report_coverage *rows = par_text_alloc(r->text, (size_t)(r->report->n_coverage + 1) * sizeof *rows);
     if (!rows)
         return;
     if (r->report->n_coverage)
@@ -286,9 +285,10 @@ static enum fwd_status prove(struct par_run *r, struct fwd_session *session, str
     par_figures_set(r->figures, "neutral", n_neutral == n_repeats);
     par_figures_set(r->figures, "deterministic", n_equal == n_repeats);
     par_figures_set(r->figures, "repeats", n_repeats);
-    par_run_add_proof(r, "taps are neutral", n_neutral == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
-                      par_text_printf(r->text, "logits of %d positions hash to %016llx with taps; %d of %d runs without taps equal",
-                                      r->n_want, (unsigned long long)r->base_hash, n_neutral, n_repeats));
+    par_run_add_proof(
+        r, "taps are neutral", n_neutral == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
+        par_text_printf(r->text, "logits of %d positions hash to %016llx with taps; %d of %d runs without taps equal",
+                        r->n_want, (unsigned long long)r->base_hash, n_neutral, n_repeats));
     par_run_add_proof(r, "runs repeat", n_equal == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
                       par_text_printf(r->text, "%d of %d runs without taps have the same bits", n_equal, n_repeats));
     return FWD_OK;

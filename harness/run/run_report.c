@@ -25,7 +25,7 @@ static void add_row(struct tally *t, const struct par_op_row *row) {
     t->accused[par_class_of(row->op)] += accused(row);
     t->total_accused += accused(row);
     t->nonfinite += row->verdict == PAR_NONFINITE;
-    t->unmeasured += row->verdict == PAR_UNMEASURED;
+    t->unmeasured += row->verdict == PAR_UNMEASURED && !row->absent;
     t->mistrusted += row->verdict == PAR_MISTRUSTED;
     t->ratio_max = row->ratio_max > t->ratio_max ? row->ratio_max : t->ratio_max;
 }
@@ -34,7 +34,7 @@ static void set_side(struct par_run *r, const char *side, const struct tally *t)
     const struct {
         const char *name;
         double value;
-    } rows[] = {{"accused", t->total_accused},   {"nonfinite", t->nonfinite},   {"unmeasured_ops", t->unmeasured},
+    } rows[] = {{"accused", t->total_accused},     {"nonfinite", t->nonfinite},    {"unmeasured_ops", t->unmeasured},
                 {"mistrusted_ops", t->mistrusted}, {"judged_elements", t->judged}, {"residue_max", t->ratio_max}};
     char name[96];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -184,18 +184,17 @@ static void first_page(struct par_run *r) {
     const struct par_op_row *ref = first_accused(r, true), *cand = first_accused(r, false);
     const struct par_op_row *shown = cand ? cand : ref;
     const char *signature = p->worst;
-    p->side = n_ref > 0 && n_cand > 0 ? "both: what they share is wrong"
-              : n_cand > 0            ? par_text_printf(r->text, "the candidate, %s", r->o->cand->name)
-              : n_ref > 0             ? par_text_printf(r->text, "the reference, %s", r->o->ref->name)
+    p->side = n_ref > 0 && n_cand > 0  ? "both: what they share is wrong"
+              : n_cand > 0             ? par_text_printf(r->text, "the candidate, %s", r->o->cand->name)
+              : n_ref > 0              ? par_text_printf(r->text, "the reference, %s", r->o->ref->name)
               : p->verdict == PAR_HELD ? "neither"
                                        : "not known: no op is accused";
     p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
-    p->worst =
-        shown ? par_text_printf(r->text,
-                                "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
-                                shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
-                                shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
-              : "none outside its bound";
+    p->worst = shown ? par_text_printf(
+                           r->text, "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
+                           shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
+                           shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
+                     : "none outside its bound";
     double beyond = figure(r, "logits.beyond_spread", 0);
     switch (p->verdict) {
     case PAR_HELD:
@@ -204,10 +203,11 @@ static void first_page(struct par_run *r) {
                         : "neither: the same logits";
         break;
     case PAR_DIVERGED:
-        p->answer = shown          ? "bug"
-                    : beyond > 0   ? "bug: no op accused, logits outside the spread"
-                    : broken_promise(r) ? "bug: an arm that promises the same bits has others"
-                                        : "bug: the engine reads another configuration or other weights than the file has";
+        p->answer = shown        ? "bug"
+                    : beyond > 0 ? "bug: no op accused, logits outside the spread"
+                    : broken_promise(r)
+                        ? "bug: an arm that promises the same bits has others"
+                        : "bug: the engine reads another configuration or other weights than the file has";
         break;
     case PAR_NONFINITE:
         p->answer = "bug: NaN or infinity where the other side has a number";
@@ -220,10 +220,13 @@ static void first_page(struct par_run *r) {
         break;
     }
     double flips = figure(r, "logits.flips", 0), bad = figure(r, "logits.flips_uncertified", 0);
-    p->tokens = flips == 0 ? par_text_printf(r->text, "no: the same best token at all %d positions", p->n_logits)
-                           : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
-                                             flips, p->n_logits, flips - bad, bad);
-    p->scope = par_text_printf(r->text, "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d layers",
+    p->tokens =
+        flips == 0
+            ? par_text_printf(r->text, "no: the same best token at all %d positions", p->n_logits)
+            : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
+                              flips, p->n_logits, flips - bad, bad);
+    p->scope = par_text_printf(r->text,
+                               "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d layers",
                                r->o->cand->name, r->o->ref->name, par_schedule_name(r->o->schedule), r->n_prompt,
                                r->n_ids - r->n_prompt, par_spec_config(r->spec)->n_layer);
 }
@@ -271,9 +274,14 @@ static const char *cpu_model(struct par_text *text) {
 }
 
 static void fill_receipt(struct par_run *r) {
-    static const char *const phases[] = {"open and greedy steps", "reference", "candidate, judged, and repeats",
-                                         "explained spread", "arms, same session", "interventions",
-                                         "arms, reopened", "all"};
+    static const char *const phases[] = {"open and greedy steps",
+                                         "reference",
+                                         "candidate, judged, and repeats",
+                                         "explained spread",
+                                         "arms, same session",
+                                         "interventions",
+                                         "arms, reopened",
+                                         "all"};
     struct par_report *p = r->report;
     struct utsname host;
     struct rusage usage;
@@ -365,9 +373,10 @@ static void add_loss_proof(struct par_run *r) {
     double loss = figure(r, "ref.loss", NAN), uniform = figure(r, "ref.loss_uniform", NAN);
     enum par_verdict verdict = isnan(loss) ? PAR_UNMEASURED : loss < uniform ? PAR_HELD : PAR_MISTRUSTED;
     par_run_add_proof(r, "reference is a language model", verdict,
-                      isnan(loss) ? "not measured: no tokenizer for the committed text"
-                                  : par_text_printf(r->text, "loss %.3f nats a token on the committed text, guessing has %.3f",
-                                                    loss, uniform));
+                      isnan(loss)
+                          ? "not measured: no tokenizer for the committed text"
+                          : par_text_printf(r->text, "loss %.3f nats a token on the committed text, guessing has %.3f",
+                                            loss, uniform));
 }
 
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {

@@ -1,6 +1,7 @@
-/* harness/run/run_spread.c: the explained spread at the logits. An ensemble of runs of the reference with the candidate's
- * activation format (quantise, dequantise), each nudged by seeded perturbations of one ulp, says how far two *correct*
- * runs of the declared numerics may be from the reference. It is made without looking at the candidate. */
+/* harness/run/run_spread.c: the explained spread at the logits. An ensemble of runs of the reference with the
+ * candidate's activation format (quantise, dequantise), each nudged by seeded perturbations of one ulp, says how far
+ * two *correct* runs of the declared numerics may be from the reference. It is made without looking at the candidate.
+ */
 #include "run/run_state.h"
 
 #include <math.h>

@@ -25,10 +25,10 @@ enum par_op_class par_class_of(enum fwd_op op);
 /* One pass of the candidate with the judge attached. */
 struct par_pass {
     uint64_t logits_hash;
-    int n_accused;          /* op rows DIVERGED or NONFINITE */
+    int n_accused; /* op rows DIVERGED or NONFINITE */
     int n_unmeasured;
-    double distance;        /* largest over positions of the logits' centred distance / spread, NaN without spread */
-    double distance_last;   /* relative L2 at the last position */
+    double distance;      /* largest over positions of the logits' centred distance / spread, NaN without spread */
+    double distance_last; /* relative L2 at the last position */
 };
 
 struct par_run {
@@ -43,22 +43,22 @@ struct par_run {
     int64_t n_vocab;
     uint8_t *want; /* [n_ids] positions whose logits are kept */
     int n_want;
-    int32_t *want_pos; /* [n_want] */
+    int32_t *want_pos;                             /* [n_want] */
     float *logits_ref, *logits_cand, *logits_work; /* [n_want][n_vocab] */
-    double *spread_flip;     /* [n_want] largest max_j(e_j - e_1) over the ensemble */
-    double *spread_distance; /* [n_want] largest relative L2 over the ensemble */
-    int n_spread;            /* ensemble runs done */
-    int32_t *greedy;         /* [n_decode + 1] the candidate's own choices */
-    struct par_store *store; /* the reference's taps */
-    struct par_report_op *ops; /* report rows, one per (op, layer) */
+    double *spread_flip;                           /* [n_want] largest max_j(e_j - e_1) over the ensemble */
+    double *spread_distance;                       /* [n_want] largest relative L2 over the ensemble */
+    int n_spread;                                  /* ensemble runs done */
+    int32_t *greedy;                               /* [n_decode + 1] the candidate's own choices */
+    struct par_store *store;                       /* the reference's taps */
+    struct par_report_op *ops;                     /* report rows, one per (op, layer) */
     int n_ops;
     uint64_t base_hash;
     int n_accused_ref, n_accused_cand;
-    struct par_worst worst;    /* of the candidate's worst accused row, for sampling later passes */
+    struct par_worst worst; /* of the candidate's worst accused row, for sampling later passes */
     enum fwd_op worst_op;
     int worst_layer;
-    bool diverged;             /* an op is accused, or the logits are outside the spread */
-    double seconds[16];        /* by phase, for the receipt */
+    bool diverged;      /* an op is accused, or the logits are outside the spread */
+    double seconds[16]; /* by phase, for the receipt */
 };
 
 double par_seconds(void); /* monotonic */
@@ -75,7 +75,8 @@ double par_centred_distance(const float *ref, const float *got, int64_t n);
 /* run_pass.c */
 enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err);
 enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
-/* Judges one more pass of an open candidate by a schedule, on a sample around the worst element; logits to logits_work. */
+/* Judges one more pass of an open candidate by a schedule, on a sample around the worst element; logits to logits_work.
+ */
 enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
                                 struct par_pass *out, struct fwd_error *err);
 /* Logits only. */

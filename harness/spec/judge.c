@@ -422,6 +422,7 @@ enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **ro
             continue;
         row->verdict = PAR_UNMEASURED;
         bool declared = j->options.numerics(j->options.numerics_ud, row->op, row->layer, &nm);
+        row->absent = !declared;
         (void)snprintf(row->note, sizeof row->note, "%s",
                        declared ? "its tap never came at a sampled position" : "absent from this path");
     }

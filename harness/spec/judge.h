@@ -61,6 +61,7 @@ struct par_op_row {
     uint64_t n_nonfinite_got, n_nonfinite_expected, n_nonfinite_mismatch;
     double ratio_max, ratio_p50, ratio_p99, ratio_p999;
     struct par_worst worst; /* at ratio_max */
+    bool absent;            /* the path declares no such op: nothing to measure, and nothing missing */
     char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */
 };
 /* Judges one call and adds it to *row and *hist (both zeroed by the caller the first time; hist is plain data, see
@@ -71,6 +72,12 @@ struct par_op_row {
 struct par_ratio_histogram;
 enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
                                struct par_op_row *row, struct par_ratio_histogram *hist, struct fwd_error *err);
+
+/* The exact values of an op from the inputs in e, expected[n_pos][row values]; e->out tells the shape, its values are
+ * not read. weight_type: UINT32_MAX, or the block type as which a matmul's bytes are read instead, with that type's own
+ * row stride (FWD_EUNSUPPORTED when its rows would need more bytes than the tensor has). */
+enum fwd_status par_spec_value(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
+                               uint32_t weight_type, double *expected, struct fwd_error *err);
 
 /* ---- a streaming judge: give it every tap of a path, in order -------------------------------------------------- */
 struct par_judge;

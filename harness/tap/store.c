@@ -15,7 +15,7 @@ struct slot {
 struct par_store {
     FILE *file;
     int n_layer, n_pos;
-    int64_t end; /* values written */
+    int64_t end;        /* values written */
     struct slot *slots; /* [n_layer + 1][FWD_OP_COUNT][n_pos]; layer -1 is the last */
 };
 
@@ -70,8 +70,7 @@ static enum fwd_status write_row(struct par_store *s, const float *row, int64_t 
 }
 
 enum fwd_status par_store_put(struct par_store *s, const struct fwd_view *view, struct fwd_error *err) {
-    if ((view->dtype != FWD_F32 && view->dtype != FWD_F64) || view->op == FWD_OP_K_CACHE ||
-        view->op == FWD_OP_V_CACHE)
+    if ((view->dtype != FWD_F32 && view->dtype != FWD_F64) || view->op == FWD_OP_K_CACHE || view->op == FWD_OP_V_CACHE)
         return FWD_OK;
     int64_t width = view->ne[0];
     float *narrow = view->dtype == FWD_F64 ? fwd_alloc((size_t)width, sizeof *narrow) : NULL;

@@ -1,5 +1,5 @@
-/* harness/tap/store.h: float tap rows of one run, kept in an unlinked temporary file, so that memory stays small whatever
- * the model: put every tap of the reference, then read single rows back while the candidate runs. */
+/* harness/tap/store.h: float tap rows of one run, kept in an unlinked temporary file, so that memory stays small
+ * whatever the model: put every tap of the reference, then read single rows back while the candidate runs. */
 #ifndef HARNESS_TAP_STORE_H
 #define HARNESS_TAP_STORE_H
 
