@@ -27,8 +27,11 @@ struct fwd_tokenizer_info {
 void fwd_tokenizer_info(const struct fwd_tokenizer *t, struct fwd_tokenizer_info *out);
 
 enum { FWD_TOK_ADD_BOS = 1, FWD_TOK_PARSE_SPECIAL = 2 };
-/* text: any bytes, len of them. *ids is allocated (fwd_free). FWD_TOK_ADD_BOS prepends BOS when the file asks for it;
- * FWD_TOK_PARSE_SPECIAL turns special-token text into its id. */
+/* text: any bytes, len of them (at most 2^28). *ids is allocated (fwd_free). FWD_TOK_ADD_BOS prepends BOS when the file
+ * asks for it; FWD_TOK_PARSE_SPECIAL turns the text of control tokens into their ids (that of user-defined tokens
+ * always is), leftmost and then longest first. There is no Unicode normalisation: like llama.cpp, and unlike Qwen2's
+ * own tokenizer.json, which brings text to NFC first; text that is NFC gives the same ids in all three. Bytes that are
+ * not UTF-8 become U+FFFD as in llama.cpp (model/tokenizer_pre.h). */
 enum fwd_status fwd_tokenizer_encode(struct fwd_tokenizer *t, const char *text, size_t len, unsigned flags,
                                      int32_t **ids, size_t *n_ids, struct fwd_error *err);
 /* The bytes of one token, not NUL-terminated; false for an id out of range. Special tokens give their text. */
