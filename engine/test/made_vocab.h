@@ -32,6 +32,7 @@ enum {
     MADE_SPACE_W,
     MADE_AA,
     MADE_AAAA,
+    MADE_LO,
     MADE_WHOLE, /* "whole": no merges lead to it */
     MADE_IM_START,
     MADE_IM_END,
@@ -58,8 +59,8 @@ static inline void spell_byte(unsigned byte, char out[3]) {
 }
 
 static inline const char *made_word(const struct made_vocab *m, int id) {
-    static const char *const words[] = {"he",    "ll",           "hell",       "hello", "\xc4\xa0w", "aa",      "aaaa",
-                                        "whole", "<|im_start|>", "<|im_end|>", "<|im",  "<tool>",    "[UNUSED]"};
+    static const char *const words[] = {"he", "ll",    "hell",         "hello",      "\xc4\xa0w", "aa",     "aaaa",
+                                        "lo", "whole", "<|im_start|>", "<|im_end|>", "<|im",      "<tool>", "[UNUSED]"};
     return id == MADE_END ? m->extra_token : words[id - MADE_HE];
 }
 
@@ -98,7 +99,7 @@ static inline void made_tokens(const struct made_vocab *m, struct gguf_bytes *g,
 
 /* The file's bytes, to be freed by free(). */
 static inline uint8_t *make_vocab(const struct made_vocab *m, size_t *n_bytes) {
-    static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "\xc4\xa0 w", "a a", "aa aa"};
+    static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "\xc4\xa0 w", "a a", "aa aa", "l o"};
     struct gguf_bytes g = {0};
     int n = m->extra_token ? MADE_END + 1 : MADE_END;
     const char *model = m->model ? m->model : "gpt2", *pre = m->pre ? m->pre : "gpt-2";
