@@ -31,8 +31,11 @@ struct corpus {
     size_t max_bytes;
 };
 
+/* The iteration while corpus files run as they are. */
+#define REPLAY UINT64_MAX
+
 /* What runs now, for the signal handler and the sanitizer's callback. A test program's own state, not a library's. */
-static volatile uint64_t now_seed, now_iteration;
+static volatile uint64_t now_seed, now_iteration = REPLAY;
 static const char *volatile now_path = "";
 
 static void write_text(const char *s) {
@@ -53,10 +56,12 @@ static void write_number(uint64_t v) {
 static void report_case(void) {
     write_text("\nfuzz: in ");
     write_text(now_path);
-    write_text(" --seed ");
-    write_number(now_seed);
-    write_text(" --only ");
-    write_number(now_iteration);
+    if (now_iteration != REPLAY) {
+        write_text(", mutated: --seed ");
+        write_number(now_seed);
+        write_text(" --only ");
+        write_number(now_iteration);
+    }
     write_text("\n");
 }
 
@@ -265,7 +270,7 @@ static uint64_t parse_number(const char *text) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t seconds = 10, seed = 1, only = UINT64_MAX, iteration = 0;
+    uint64_t seconds = 10, seed = 1, only = REPLAY, iteration = 0;
     struct corpus c = {.max_bytes = 1u << 20};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -285,20 +290,22 @@ int main(int argc, char **argv) {
     if (!c.n)
         return (void)fprintf(stderr, "fuzz: no corpus file was read\n"), 3;
     (void)signal(SIGABRT, report_signal);
-    (void)signal(SIGSEGV, report_signal);
-    (void)signal(SIGFPE, report_signal);
-    (void)signal(SIGBUS, report_signal);
-    if (__sanitizer_set_death_callback)
-        __sanitizer_set_death_callback(report_case);
+    if (__sanitizer_set_death_callback) {
+        __sanitizer_set_death_callback(report_case); /* their own handlers say more about the other signals */
+    } else {
+        (void)signal(SIGSEGV, report_signal);
+        (void)signal(SIGFPE, report_signal);
+        (void)signal(SIGBUS, report_signal);
+    }
     now_seed = seed;
     struct buffer b = {.cap = c.max_bytes * 2};
     b.data = must(malloc(b.cap));
     double start = now_s();
-    for (size_t i = 0; i < c.n && only == UINT64_MAX; i++) {
+    for (size_t i = 0; i < c.n && only == REPLAY; i++) {
         now_path = c.inputs[i].path;
         run_one(c.inputs[i].data, c.inputs[i].n_bytes);
     }
-    if (only != UINT64_MAX)
+    if (only != REPLAY)
         run_mutation(&c, &b, seed, only);
     else
         while (now_s() - start < (double)seconds)
