@@ -3,7 +3,7 @@
  * A file that can be read is shown, also when the engine refuses the model in it (the refusal is the first note). */
 #include "cli/cmd.h"
 
-#include "cli/inspect.h"
+#include "report/inspect.h"
 
 #include <string.h>
 
@@ -24,7 +24,7 @@ static const char usage[] =
 static int show_file(const struct fwd_gguf *file, bool with_tensors, bool with_keys, bool json, struct fwd_error *err) {
     struct fwd_model *model = NULL;
     struct fwd_tokenizer *tokenizer = NULL;
-    struct inspect_facts *f = fwd_calloc(1, sizeof *f);
+    struct par_inspect_facts *f = fwd_calloc(1, sizeof *f);
     enum fwd_status status = FWD_OK;
     if (!f)
         return (void)fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "no memory to inspect a file"), EXIT_REFUSED;
@@ -33,12 +33,12 @@ static int show_file(const struct fwd_gguf *file, bool with_tensors, bool with_k
     (void)fwd_tokenizer_open(&tokenizer, file, &f->tokenizer_refusal);
     f->model = model;
     f->tokenizer = tokenizer;
-    inspect_count_types(f);
-    inspect_find_notes(f);
+    par_inspect_count_types(f);
+    par_inspect_find_notes(f);
     if (json)
-        status = inspect_print_json(stdout, f, err);
+        status = par_inspect_print_json(stdout, f, err);
     else
-        inspect_print_text(stdout, f, with_tensors, with_keys);
+        par_inspect_print_text(stdout, f, with_tensors, with_keys);
     fwd_model_free(model);
     fwd_tokenizer_close(tokenizer);
     fwd_free(f);

@@ -1,9 +1,9 @@
-/* harness/cli/inspect_json.c: `parity inspect --json`: one object, everything that the directory says.
+/* harness/report/inspect_json.c: `parity inspect --json`: one object, everything that the directory says.
  *
  * Strings are valid UTF-8 (bytes that are not are shown as \xNN). An array longer than 64 items gives its first 8 and
  * the checksum of all its bytes. Integers above 2^53 are strings of digits; reals have 17 digits, which is exact
  * (cJSON's own 15 are not); NaN and infinities are strings. */
-#include "cli/inspect.h"
+#include "report/inspect.h"
 
 #include "report/report_escape.h"
 
@@ -165,7 +165,7 @@ static void put_tokenizer(struct builder *b, cJSON *root, const struct fwd_token
     put_node(b, o, "add_bos", cJSON_CreateBool(info.add_bos));
 }
 
-static void put_types(struct builder *b, cJSON *root, const struct inspect_facts *f) {
+static void put_types(struct builder *b, cJSON *root, const struct par_inspect_facts *f) {
     cJSON *types = put_new(b, root, "types", cJSON_CreateArray());
     for (int i = 0; b->ok && i < f->n_types; i++) {
         const struct fwd_type_info *type = fwd_type_info(f->types[i].type);
@@ -181,7 +181,7 @@ static void put_types(struct builder *b, cJSON *root, const struct inspect_facts
     }
 }
 
-static void put_file(struct builder *b, cJSON *root, const struct inspect_facts *f) {
+static void put_file(struct builder *b, cJSON *root, const struct par_inspect_facts *f) {
     put_text(b, root, "path", fwd_gguf_path(f->file));
     put_u64(b, root, "gguf_version", fwd_gguf_version(f->file));
     put_u64(b, root, "alignment", fwd_gguf_alignment(f->file));
@@ -192,7 +192,7 @@ static void put_file(struct builder *b, cJSON *root, const struct inspect_facts 
         put_text(b, files, NULL, fwd_gguf_split_path(f->file, i));
 }
 
-static void build_root(struct builder *b, cJSON *root, const struct inspect_facts *f) {
+static void build_root(struct builder *b, cJSON *root, const struct par_inspect_facts *f) {
     put_text(b, root, "schema", "parity-inspect-v1");
     put_file(b, root, f);
     if (f->model)
@@ -213,7 +213,7 @@ static void build_root(struct builder *b, cJSON *root, const struct inspect_fact
         put_tensor(b, tensors, fwd_gguf_tensor(f->file, i));
 }
 
-enum fwd_status inspect_print_json(FILE *out, const struct inspect_facts *f, struct fwd_error *err) {
+enum fwd_status par_inspect_print_json(FILE *out, const struct par_inspect_facts *f, struct fwd_error *err) {
     struct builder b = {.ok = true};
     cJSON *root = cJSON_CreateObject();
     char *text = NULL;

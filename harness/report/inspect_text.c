@@ -1,5 +1,5 @@
-/* harness/cli/inspect_text.c: `parity inspect` for people. */
-#include "cli/inspect.h"
+/* harness/report/inspect_text.c: `parity inspect` for people. */
+#include "report/inspect.h"
 
 #include "report/report_escape.h"
 
@@ -48,7 +48,7 @@ static void put_config(FILE *out, const struct fwd_config *c) {
     (void)fprintf(out, "%-14s%s\n", "head", c->tied_head ? "tied to the embedding" : "its own matrix");
 }
 
-static void put_tokenizer(FILE *out, const struct inspect_facts *f) {
+static void put_tokenizer(FILE *out, const struct par_inspect_facts *f) {
     if (!f->tokenizer) {
         (void)fprintf(out, "%-14snone that can be used\n", "tokenizer");
         return;
@@ -74,10 +74,10 @@ static void put_tokenizer(FILE *out, const struct inspect_facts *f) {
     (void)fprintf(out, "%s\n", info.add_bos ? "(bos is prepended)" : "(no bos is prepended)");
 }
 
-static void put_types(FILE *out, const struct inspect_facts *f) {
+static void put_types(FILE *out, const struct par_inspect_facts *f) {
     (void)fprintf(out, "\ntypes\n");
     for (int i = 0; i < f->n_types; i++) {
-        const struct inspect_type_count *t = &f->types[i];
+        const struct par_inspect_type_count *t = &f->types[i];
         (void)fprintf(out, "  %-20s%5llu tensors  ", fwd_type_name(t->type), (unsigned long long)t->n_tensors);
         put_size(out, t->n_bytes);
         if (t->n_values && t->n_bytes)
@@ -130,7 +130,7 @@ static void put_keys(FILE *out, const struct fwd_gguf *file) {
     }
 }
 
-void inspect_print_text(FILE *out, const struct inspect_facts *f, bool with_tensors, bool with_keys) {
+void par_inspect_print_text(FILE *out, const struct par_inspect_facts *f, bool with_tensors, bool with_keys) {
     (void)fprintf(out, "%-14s", "file");
     par_put_plain(out, fwd_gguf_path(f->file));
     (void)fprintf(out, "\n%-14sGGUF v%u, ", "format", fwd_gguf_version(f->file));

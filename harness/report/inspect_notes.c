@@ -1,29 +1,29 @@
-/* harness/cli/inspect_notes.c: what stands out in a model file. A note is a fact about the file, never a verdict. */
-#include "cli/inspect.h"
+/* harness/report/inspect_notes.c: what stands out in a model file. A note is a fact about the file, never a verdict. */
+#include "report/inspect.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void add_note(struct inspect_notes *notes, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void add_note(struct par_inspect_notes *notes, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-static void add_note(struct inspect_notes *notes, const char *fmt, ...) {
+static void add_note(struct par_inspect_notes *notes, const char *fmt, ...) {
     va_list args;
-    if (notes->n == INSPECT_MAX_NOTES)
+    if (notes->n == PAR_INSPECT_MAX_NOTES)
         return;
     va_start(args, fmt);
-    (void)vsnprintf(notes->text[notes->n++], INSPECT_NOTE_BYTES, fmt, args);
+    (void)vsnprintf(notes->text[notes->n++], PAR_INSPECT_NOTE_BYTES, fmt, args);
     va_end(args);
 }
 
 static int compare_types(const void *a, const void *b) {
-    const struct inspect_type_count *x = a, *y = b;
+    const struct par_inspect_type_count *x = a, *y = b;
     if (x->n_bytes != y->n_bytes)
         return x->n_bytes > y->n_bytes ? -1 : 1;
     return (x->type > y->type) - (x->type < y->type);
 }
 
-void inspect_count_types(struct inspect_facts *f) {
+void par_inspect_count_types(struct par_inspect_facts *f) {
     const int max = (int)(sizeof f->types / sizeof *f->types);
     for (uint64_t i = 0; i < fwd_gguf_n_tensors(f->file); i++) {
         const struct fwd_gguf_tensor *t = fwd_gguf_tensor(f->file, i);
@@ -43,7 +43,7 @@ void inspect_count_types(struct inspect_facts *f) {
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
-static void note_types(struct inspect_facts *f) {
+static void note_types(struct par_inspect_facts *f) {
     for (int i = 0; i < f->n_types; i++) {
         const struct fwd_type_info *type = fwd_type_info(f->types[i].type);
         if (!type || !type->decodable)
@@ -53,7 +53,7 @@ static void note_types(struct inspect_facts *f) {
 }
 
 /* Row lengths of matrices that do not fill superblocks: their activations are quantised in blocks of 32. */
-static void note_row_lengths(struct inspect_facts *f) {
+static void note_row_lengths(struct par_inspect_facts *f) {
     uint64_t seen[16];
     int n_seen = 0;
     for (uint64_t i = 0; i < fwd_gguf_n_tensors(f->file); i++) {
@@ -74,7 +74,7 @@ static void note_row_lengths(struct inspect_facts *f) {
 }
 
 /* Bytes of each file that belong to nothing, beyond the padding between tensors. */
-static void note_slack(struct inspect_facts *f) {
+static void note_slack(struct par_inspect_facts *f) {
     for (int split = 0; split < fwd_gguf_n_splits(f->file); split++) {
         uint64_t n_bytes, end = 0;
         (void)fwd_gguf_split_data(f->file, split, &n_bytes);
@@ -106,7 +106,7 @@ static const char *const read_keys[] = {"block_count",
                                         "rope.freq_base",
                                         "vocab_size"};
 
-static void note_unread_keys(struct inspect_facts *f, const char *arch, size_t arch_len) {
+static void note_unread_keys(struct par_inspect_facts *f, const char *arch, size_t arch_len) {
     for (uint64_t i = 0; i < fwd_gguf_n_kv(f->file); i++) {
         const char *key = fwd_gguf_kv(f->file, i)->key;
         bool known = strncmp(key, arch, arch_len) != 0 || key[arch_len] != '.';
@@ -117,7 +117,7 @@ static void note_unread_keys(struct inspect_facts *f, const char *arch, size_t a
     }
 }
 
-static void note_vocabulary(struct inspect_facts *f) {
+static void note_vocabulary(struct par_inspect_facts *f) {
     const struct fwd_gguf_kv *tokens = fwd_gguf_find_kv(f->file, "tokenizer.ggml.tokens");
     const struct fwd_gguf_tensor *embedding = fwd_gguf_find(f->file, "token_embd.weight");
     uint64_t eos, eot;
@@ -134,7 +134,7 @@ static void note_vocabulary(struct inspect_facts *f) {
         add_note(&f->notes, "no tokenizer.chat_template");
 }
 
-void inspect_find_notes(struct inspect_facts *f) {
+void par_inspect_find_notes(struct par_inspect_facts *f) {
     const char *arch;
     size_t arch_len;
     if (!f->model)
