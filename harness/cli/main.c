@@ -12,6 +12,7 @@ struct command {
 
 static const struct command commands[] = {
     {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
+    {"tokenize", cmd_tokenize, "the token ids of a text, as every path gets them"},
     {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"inspect", cmd_inspect, "what is in a model file"},
     {"paths", cmd_paths, "what can run on this machine"},
