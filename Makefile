@@ -126,6 +126,8 @@ lint: ## include DAG, banned calls, orphan kernels, file length, spelling, forma
 format: ## clang-format every source file in place
 	@clang-format -i $$(git ls-files '*.c' '*.h')
 
+include ci/models.mk
+
 FUZZ_SECONDS ?= 20
 fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (default 20) under ASan and UBSan
 	@$(MAKE) --no-print-directory MODE=fuzz fuzzers

@@ -247,7 +247,7 @@ static enum fwd_status make_ids(struct par_input *in, const struct par_common *c
     return FWD_OK;
 }
 
-static enum fwd_status resolve_model(const char *model, char *path, size_t n, struct fwd_error *err) {
+enum fwd_status par_resolve_model(const char *model, char *path, size_t n, struct fwd_error *err) {
     struct par_registry *registry;
     char cache[4096];
     FWD_TRY(par_registry_open(&registry, err));
@@ -260,7 +260,7 @@ static enum fwd_status resolve_model(const char *model, char *path, size_t n, st
 enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err) {
     memset(in, 0, sizeof *in);
     FWD_FAIL_IF(!c->model, FWD_EINPUT, err, "MODEL is missing: a file, or a name that `parity fixture list` shows");
-    enum fwd_status rc = resolve_model(c->model, in->path, sizeof in->path, err);
+    enum fwd_status rc = par_resolve_model(c->model, in->path, sizeof in->path, err);
     if (rc == FWD_OK)
         rc = fwd_gguf_open(&in->file, in->path, err);
     if (rc == FWD_OK)

@@ -45,6 +45,9 @@ void par_common_opts(struct par_common *c, struct par_opt *rows);
 enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct fwd_knobs *knobs,
                                  enum par_schedule *schedule, struct fwd_error *err);
 
+/* MODEL as typed (a path, or a registered name whose file is in the user's cache) to the path of its file. */
+enum fwd_status par_resolve_model(const char *model, char *path, size_t n, struct fwd_error *err);
+
 /* A model file opened, and the ids that every path gets. */
 struct par_input {
     char path[4096];
