@@ -68,13 +68,13 @@ ALWAYS void score_4(const struct fwd_attention_unit *u, const uint8_t *k, int n_
 ALWAYS struct fwd_attention_state soften(float *p, int n) {
     __m512 top = _mm512_set1_ps(-INFINITY);
     for (int j = 0; j < n; j += 16) {
-        __mmask16 m = n - j >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - j)) - 1u);
+        __mmask16 m = lanes_16(n - j);
         top = _mm512_max_ps(_mm512_mask_loadu_ps(top, m, p + j), top); /* NaN in the first operand: the second */
     }
     struct fwd_attention_state s = {.max = _mm512_reduce_max_ps(top)};
     __m512 max = _mm512_set1_ps(s.max), sum = _mm512_setzero_ps();
     for (int j = 0; j < n; j += 16) {
-        __mmask16 m = n - j >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - j)) - 1u);
+        __mmask16 m = lanes_16(n - j);
         __m512 e = expf_16(_mm512_sub_ps(_mm512_maskz_loadu_ps(m, p + j), max));
         sum = _mm512_mask_add_ps(sum, m, sum, e);
         _mm512_mask_storeu_ps(p + j, m, e);

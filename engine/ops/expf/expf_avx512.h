@@ -5,6 +5,12 @@
 #include "ops/expf/expf.h"
 
 #include <immintrin.h>
+#include <stdint.h>
+
+/* The first n lanes, n >= 1; all of them from 16 on. */
+static inline __mmask16 lanes_16(int64_t n) {
+    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u);
+}
 
 static inline __m512 expf_16(__m512 x) {
     const __m512 one = _mm512_set1_ps(1.0f);
