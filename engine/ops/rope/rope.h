@@ -3,8 +3,8 @@
  * Pair i (FWD_ROPE_NORM: (2i, 2i+1); FWD_ROPE_NEOX: (i, i + n_rope/2)) turns by angle
  * pos * theta^(-2i/n_rope) / factor[i]: computed in F64, its cosine and sine rounded to F32 once, when the table is
  * made. y0 = x0*c - x1*s, y1 = x0*s + x1*c in F32, three roundings each, no fused step. Values from n_rope on are
- * copied. The table's bits depend on the C library's pow, cos and sin (all within 1 ulp of F64, so the F32 entry is
- * within 0.501 ulp); a machine reproduces its own bits. */
+ * copied. The C library's pow, cos and sin (1 ulp of F64) leave an entry within 0.501 ulp of the turn by an angle that
+ * is off by at most 2^-51 of itself; their last bits may differ between machines, a machine reproduces its own. */
 #ifndef ENGINE_OPS_ROPE_H
 #define ENGINE_OPS_ROPE_H
 
