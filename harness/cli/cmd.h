@@ -4,6 +4,7 @@
 
 int cmd_bench(int argc, char **argv);
 int cmd_fixture(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_paths(int argc, char **argv);
 int cmd_run(int argc, char **argv);

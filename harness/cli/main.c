@@ -13,6 +13,7 @@ struct command {
 static const struct command commands[] = {
     {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
     {"tokenize", cmd_tokenize, "the token ids of a text, as every path gets them"},
+    {"generate", cmd_generate, "greedy text from one path, by the schedule that a judged run uses"},
     {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"fixture", cmd_fixture, "make a model from a seed, cut one down, list and find registered ones"},
     {"inspect", cmd_inspect, "what is in a model file"},
