@@ -9,7 +9,9 @@ for target in "$bin"/fuzz_*; do
     corpus="fixtures/fuzz/${name#fuzz_}"
     [ -d "$corpus" ] || { echo "fuzz: $name has no corpus $corpus" >&2; exit 1; }
     echo "== $name"
-    "$target" --seconds "$seconds" --seed 1 "$corpus"
+    extra=""
+    [ "$name" = fuzz_gguf ] && extra=fixtures/bad
+    "$target" --seconds "$seconds" --seed 1 "$corpus" $extra
     n=$((n + 1))
 done
 [ $n -gt 0 ] || { echo "fuzz: no target was built" >&2; exit 1; }

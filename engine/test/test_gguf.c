@@ -1,7 +1,7 @@
 /* The GGUF reader on good files (made here, byte by byte), and on bad ones: cut at every byte, every bit of the
  * structure flipped, every length made huge. A bad file gives an error with a message, never a crash. */
 #include "core/file_out.h"
-#include "gguf_bytes.h"
+#include "test/gguf_bytes.h"
 
 #include <check.h>
 #include <stdio.h>

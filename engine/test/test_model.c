@@ -1,7 +1,7 @@
 /* Binding: a complete small model of each architecture is bound to the right places, and one wrong thing at a time is
  * refused by name with the actual and the expected value. */
 #include "model/model.h"
-#include "tiny_model.h"
+#include "test/tiny_model.h"
 
 #include <check.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
 #ifndef ENGINE_TEST_TINY_MODEL_H
 #define ENGINE_TEST_TINY_MODEL_H
 
-#include "gguf_bytes.h"
+#include "test/gguf_bytes.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -3,6 +3,7 @@
  * A file that can be read is shown, also when the engine refuses the model in it (the refusal is the first note). */
 #include "cli/cmd.h"
 
+#include "cli/options.h"
 #include "report/inspect.h"
 
 #include <string.h>
@@ -13,13 +14,13 @@ static const char usage[] =
     "usage: parity inspect MODEL [--tensors] [--keys] [--json]\n"
     "\n"
     "Shows what a GGUF file holds: architecture, dimensions, types, tokenizer, and whatever is\n"
-    "unusual. Any part of a split model opens all of it.\n"
+    "unusual. MODEL is a path or a registered name; any part of a split model opens all of it.\n"
     "\n"
     "  --tensors   every tensor: type, dimensions, bytes, place\n"
     "  --keys      every key (long arrays: their first items)\n"
     "  --json      one object with everything (schema parity-inspect-v1)\n"
     "\n"
-    "Exit: 0 shown, 2 usage or no such file, 4 the file cannot be read as GGUF.\n";
+    "Exit: 0 shown, 2 usage, 4 no such model, or not readable as GGUF.\n";
 
 static int show_file(const struct fwd_gguf *file, bool with_tensors, bool with_keys, bool json, struct fwd_error *err) {
     struct fwd_model *model = NULL;
@@ -75,13 +76,13 @@ int cmd_inspect(int argc, char **argv) {
         (void)fprintf(stderr, "parity inspect: no MODEL given\n%s", usage);
         return EXIT_USAGE;
     }
-    if (fwd_gguf_open(&file, path, &err) != FWD_OK) {
-        (void)fprintf(stderr, "parity: %s\n", err.message);
-        return err.code == FWD_ENOTFOUND ? EXIT_USAGE : EXIT_REFUSED;
-    }
+    char resolved[4096];
+    if (par_resolve_model(path, resolved, sizeof resolved, &err) != FWD_OK ||
+        fwd_gguf_open(&file, resolved, &err) != FWD_OK)
+        return par_complain(&err);
     int code = show_file(file, with_tensors, with_keys, json, &err);
     fwd_gguf_close(file);
     if (code != EXIT_SHOWN)
-        (void)fprintf(stderr, "parity: %s\n", err.message);
+        (void)par_complain(&err);
     return code;
 }
