@@ -207,8 +207,12 @@ INLINE void flush_parts(int n, __m256i *sum, __m256i *part, __m256i scale) {
     }
 }
 
+/* The empty asm keeps the additions in this order: the compiler would otherwise collect all products of a quarter first
+ * and add them as a tree, which takes four times the registers there are. */
 INLINE __m256i add_products(__m256i part, __m256i weights, const int8_t *act) {
-    return _mm256_add_epi16(part, _mm256_maddubs_epi16(weights, broadcast_word(act)));
+    part = _mm256_add_epi16(part, _mm256_maddubs_epi16(weights, broadcast_word(act)));
+    __asm__("" : "+x"(part));
+    return part;
 }
 
 /* One superblock of 8 rows times n positions; rows[m] is position m's activations. */
