@@ -179,10 +179,10 @@ static enum fwd_status read_file(const char *path, char **text, size_t *len, str
     return FWD_OK;
 }
 
-static enum fwd_status parse_ids(const char *text, int32_t **out, int *n_out, struct fwd_error *err) {
+enum fwd_status par_parse_ids(const char *option, const char *text, int32_t **out, int *n_out, struct fwd_error *err) {
     size_t cap = strlen(text) / 2 + 1;
     int32_t *ids = fwd_alloc(cap, sizeof *ids);
-    FWD_FAIL_IF(!ids, FWD_ENOMEM, err, "--tokens: no memory");
+    FWD_FAIL_IF(!ids, FWD_ENOMEM, err, "%s: no memory", option);
     int n = 0;
     for (const char *p = text; *p;) {
         char *end;
@@ -190,7 +190,7 @@ static enum fwd_status parse_ids(const char *text, int32_t **out, int *n_out, st
         long v = strtol(p, &end, 10);
         if (errno || end == p || v < 0 || v > INT32_MAX || (*end && *end != ',' && *end != ' ')) {
             fwd_free(ids);
-            FWD_FAIL(FWD_EINPUT, err, "--tokens: at \"%.20s\", expected ids like 1,2,3", p);
+            FWD_FAIL(FWD_EINPUT, err, "%s: at \"%.20s\", expected ids like 1,2,3", option, p);
         }
         ids[n++] = (int32_t)v;
         for (p = end; *p == ',' || *p == ' ';)
@@ -231,7 +231,7 @@ static enum fwd_status make_ids(struct par_input *in, const struct par_common *c
     FWD_FAIL_IF(given > 1, FWD_EINPUT, err, "prompt: give one of --prompt, --prompt-file and --tokens, got %d", given);
     if (c->tokens) {
         FWD_FAIL_IF(c->chat, FWD_EINPUT, err, "--chat needs text, not --tokens");
-        FWD_TRY(parse_ids(c->tokens, &in->ids, &in->n_ids, err));
+        FWD_TRY(par_parse_ids("--tokens", c->tokens, &in->ids, &in->n_ids, err));
         if (fwd_tokenizer_open(&in->tokenizer, in->file, NULL) != FWD_OK)
             in->tokenizer = NULL;
     } else {

@@ -48,6 +48,9 @@ enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct f
 /* MODEL as typed (a path, or a registered name whose file is in the user's cache) to the path of its file. */
 enum fwd_status par_resolve_model(const char *model, char *path, size_t n, struct fwd_error *err);
 
+/* "1,2,3" or "1 2 3" into *ids (fwd_free), in the order given; option is the name in messages. */
+enum fwd_status par_parse_ids(const char *option, const char *text, int32_t **ids, int *n_ids, struct fwd_error *err);
+
 /* A model file opened, and the ids that every path gets. */
 struct par_input {
     char path[4096];
