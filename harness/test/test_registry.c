@@ -29,6 +29,9 @@ START_TEST(in_the_program) {
     ck_assert_str_eq(e->sha256, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
     ck_assert_ptr_null(par_registry_find(r, "smollm2"));
     ck_assert_str_eq(par_registry_nearest(r, "smollm2")->name, "smollm2-135m");
+    ck_assert_str_eq(par_registry_nearest(r, "smollm2-360m")->name, "smollm2-135m");
+    ck_assert_str_eq(par_registry_nearest(r, "qwen-1.5b")->name, "qwen2.5-coder-1.5b");
+    ck_assert_str_eq(par_registry_nearest(r, "qwen")->name, "qwen2.5-coder-1.5b");
     ck_assert_str_eq(par_registry_nearest(r, "qwen-coder-1.5b")->name, "qwen2.5-coder-1.5b");
     ck_assert_ptr_null(par_registry_at(r, par_registry_size(r)));
     par_registry_close(r);
