@@ -75,7 +75,7 @@ enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *
 
 /* The exact values of an op from the inputs in e, expected[n_pos][row values]; e->out tells the shape, its values are
  * not read. weight_type: UINT32_MAX, or the block type as which a matmul's bytes are read instead, with that type's own
- * row stride (FWD_EUNSUPPORTED when its rows would need more bytes than the tensor has). */
+ * row stride (FWD_EUNSUPPORTED when its rows would need more bytes than the tensor has; also for _q8 and _cache). */
 enum fwd_status par_spec_value(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
                                uint32_t weight_type, double *expected, struct fwd_error *err);
 

@@ -24,6 +24,8 @@ enum fwd_status par_spec_value(const struct par_spec_model *m, struct fwd_pool *
     struct eval ev = {.m = m, .e = e, .pool = pool, .n_threads = fwd_pool_size(pool)};
     FWD_FAIL_IF(!par_eval_has(e->op) || !e->out || !e->numerics, FWD_EINPUT, err,
                 "spec: op %d has no evaluator, output or numerics", (int)e->op);
+    FWD_FAIL_IF(!par_float_bytes(e->out->dtype) || e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE, FWD_EUNSUPPORTED,
+                err, "spec: %s has bytes, not one value for each element of a position", fwd_op_name(e->op));
     if (weight_type != UINT32_MAX) {
         FWD_TRY(reread_weight(m, e, weight_type, &other, err));
         ev.as_weight = &other;

@@ -134,6 +134,7 @@ static void make_model(struct made *m, const char *arch, bool bias, bool tied) {
     m->bytes = finish_gguf(&g, 3, &n_bytes, NULL);
     ck_assert_msg(fwd_gguf_parse(&m->file, m->bytes, n_bytes, &err) == FWD_OK, "%s", err.message);
     ck_assert_msg(par_spec_open(&m->spec, m->file, &err) == FWD_OK, "%s", err.message);
+    /* One spinning pool a process is enough on a small machine: the sessions of these tests have one thread. */
     ck_assert_msg(fwd_pool_create(&m->pool, 2, &err) == FWD_OK, "%s", err.message);
 }
 
@@ -234,7 +235,7 @@ struct schedule {
 
 static void open_run(struct run *r, const struct made *m, const struct schedule *s, fwd_config_hook *hook) {
     struct fwd_error err = {.message = ""};
-    struct fwd_knobs k = {.size = sizeof k, .n_threads = 2, .n_ctx = 64, .n_seq = 1, .n_batch = N_TOKENS};
+    struct fwd_knobs k = {.size = sizeof k, .n_threads = 1, .n_ctx = 64, .n_seq = 1, .n_batch = N_TOKENS};
     k.kv_type = s->kv;
     k.act = s->act;
     k.config_hook = hook;

@@ -746,6 +746,28 @@ START_TEST(nonfinite) {
 }
 END_TEST
 
+START_TEST(value_alone) {
+    /* The exact sums, whatever lies in the output; bytes have no such value. */
+    reset();
+    float a[] = {1, 2, 3, 4}, b[] = {10, 20, 30, 40}, y[4] = {0};
+    double got[4];
+    struct fwd_error err = {.message = ""};
+    model.config.n_embd = 2;
+    struct fwd_view va = float_view(FWD_OP_ATTN_OUT, a, 2, 3, 2), vb = float_view(FWD_OP_INP_EMBD, b, 2, 3, 2);
+    struct fwd_view out = float_view(FWD_OP_FFN_INP, y, 2, 3, 2);
+    struct par_eval e = {.op = FWD_OP_FFN_INP, .pos0 = 3, .n_pos = 2, .n_in = 2, .in = {&va, &vb}, .out = &out};
+    e.numerics = &numerics;
+    ck_assert_msg(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err) == FWD_OK, "%s", err.message);
+    for (int i = 0; i < 4; i++)
+        ck_assert_msg(got[i] == 11 * (i + 1), "value %d: %g", i, got[i]);
+    e.op = FWD_OP_K_CACHE;
+    ck_assert_int_eq(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err), FWD_EUNSUPPORTED);
+    e.op = FWD_OP_ATTN_NORM_Q8;
+    out.dtype = FWD_Q8_K;
+    ck_assert_int_eq(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err), FWD_EUNSUPPORTED);
+}
+END_TEST
+
 START_TEST(mistrusted) {
     enum { N = 64 };
     static float a[N], b[N], y[N];
@@ -831,6 +853,7 @@ int main(void) {
     tcase_add_test(t, matmul_by_hand);
     tcase_add_loop_test(t, matmul_every_type, 0, N_QUANT);
     tcase_add_test(t, nonfinite);
+    tcase_add_test(t, value_alone);
     tcase_add_test(t, mistrusted);
     tcase_add_test(t, unmeasured);
     suite_add_tcase(s, t);
