@@ -11,6 +11,7 @@
 #include "paths/ref_ops.h"
 
 #include <check.h>
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -644,6 +645,107 @@ START_TEST(test_act_rule) {
 }
 END_TEST
 
+/* -- the twin -- */
+/* q4k-cpu and the reference that emulates its activations share no arithmetic, and agree to F32 rounding, 10^4 times
+ * closer than either is to the plain reference, until a value within rounding of a tie takes another code in each: from
+ * there on that position and the later ones, which attend to it, drift apart. */
+static const struct twin_row {
+    int model;
+    enum fwd_head head;
+    enum fwd_dtype kv_type;
+} twins[] = {
+    {0, FWD_HEAD_QUANT, FWD_F16}, {0, FWD_HEAD_F32, FWD_F32}, {1, FWD_HEAD_QUANT, FWD_F32}, {1, FWD_HEAD_F32, FWD_F16}};
+enum { N_TWINS = sizeof twins / sizeof *twins, TWIN_TOKENS = 32 };
+
+static double *run_twin(const struct twin_row *row, const char *path, const char *act, int64_t *n_vocab) {
+    struct fixture f;
+    struct fwd_knobs knobs = default_knobs();
+    knobs.head = row->head;
+    knobs.kv_type = row->kv_type;
+    knobs.act = act;
+    open_fixture(&f, path, &models[row->model], &knobs);
+    uint8_t want[TWIN_TOKENS];
+    memset(want, 1, sizeof want);
+    size_t n = TWIN_TOKENS * (size_t)f.n_vocab;
+    float *f32 = fwd_alloc(n, sizeof *f32);
+    double *logits = fwd_alloc(n, sizeof *logits);
+    struct fwd_run_args args = {
+        .size = sizeof args, .tokens = f.golden.ids, .n_tokens = TWIN_TOKENS, .want_logits = want, .logits = f32};
+    ck_assert_msg(f.path->run(f.s, &args, &f.err) == FWD_OK, "%s", f.err.message);
+    for (size_t i = 0; i < n; i++)
+        logits[i] = (double)f32[i];
+    *n_vocab = f.n_vocab;
+    fwd_free(f32);
+    close_fixture(&f);
+    return logits;
+}
+
+static double relative_l2(const double *a, const double *b, int64_t n) {
+    double distance = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        distance += (a[i] - b[i]) * (a[i] - b[i]);
+        size += b[i] * b[i];
+    }
+    return sqrt(distance / size);
+}
+
+START_TEST(test_twin) {
+    const struct twin_row *row = &twins[_i];
+    int64_t n_vocab;
+    double *path = run_twin(row, "q4k-cpu", NULL, &n_vocab), *twin = run_twin(row, "f64", "as:q4k-cpu", &n_vocab);
+    double *plain = run_twin(row, "f64", NULL, &n_vocab);
+    int n_close = 0;
+    for (int i = 0; i < TWIN_TOKENS; i++) {
+        double d = relative_l2(path + i * n_vocab, twin + i * n_vocab, n_vocab);
+        double price = relative_l2(path + i * n_vocab, plain + i * n_vocab, n_vocab);
+        n_close += d < 2e-6;
+        ck_assert_msg(price > 1e-3 && price < 0.1, "position %d: quantised activations cost %.2e", i, price);
+        ck_assert_msg(d < price, "position %d: %.2e from the twin, %.2e from the plain reference", i, d, price);
+    }
+    ck_assert_msg(n_close >= TWIN_TOKENS / 4, "%d of %d positions agree to 2e-6", n_close, TWIN_TOKENS);
+    fwd_free(path);
+    fwd_free(twin);
+    fwd_free(plain);
+}
+END_TEST
+
+/* -- memory -- */
+int __real_posix_memalign(void **p, size_t alignment, size_t n);
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n);
+static int n_allocations, fail_at = -1;
+
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n) {
+    return n_allocations++ == fail_at ? ENOMEM : __real_posix_memalign(p, alignment, n);
+}
+
+START_TEST(test_no_memory) {
+    struct fixture f;
+    open_row(&f, _i);
+    struct fwd_knobs knobs = row_knobs(&rows[_i]);
+    float *logits = fwd_alloc((size_t)f.n_vocab, sizeof *logits);
+    struct fwd_run_args args = {.size = sizeof args, .tokens = f.golden.ids, .n_tokens = N, .logits = logits};
+    n_allocations = 0;
+    ck_assert_int_eq(f.path->run(f.s, &args, &f.err), FWD_OK);
+    ck_assert_int_eq(n_allocations, 0); /* a run allocates nothing */
+    enum fwd_status status = FWD_ENOMEM;
+    int n_failed = -1;
+    for (; status != FWD_OK; n_failed++) {
+        struct fwd_session *s = NULL;
+        n_allocations = 0;
+        fail_at = n_failed + 1;
+        status = f.path->open(&s, f.file, &knobs, &f.err);
+        fail_at = -1;
+        if (status == FWD_OK)
+            f.path->close(s);
+        else
+            ck_assert_msg(status == FWD_ENOMEM && !s, "allocation %d: %s", n_failed + 1, f.err.message);
+    }
+    ck_assert_int_gt(n_failed, 20);
+    fwd_free(logits);
+    close_fixture(&f);
+}
+END_TEST
+
 static void add_contract_tests(Suite *s) {
     TCase *t = tcase_create("contract");
     tcase_set_timeout(t, 120);
@@ -658,6 +760,8 @@ static void add_contract_tests(Suite *s) {
     tcase_add_loop_test(t, test_refusals, 0, N_ROWS);
     tcase_add_loop_test(t, test_open_refusals, 0, N_ROWS);
     tcase_add_loop_test(t, test_act_rule, 0, 8);
+    tcase_add_loop_test(t, test_twin, 0, N_TWINS);
+    tcase_add_loop_test(t, test_no_memory, 0, N_ROWS);
     suite_add_tcase(s, t);
 }
 
