@@ -92,6 +92,7 @@ $(parity): $(call obj,$(cli_src)) $(B)/gen/embedded.o $(libs)
 
 # These tests fail the n-th allocation of the code under test.
 wrap_test_model.c := -Wl,--wrap=posix_memalign
+wrap_test_paths_ref.c := -Wl,--wrap=posix_memalign
 # A test sees the whole of both libraries; --wrap lets it fail the n-th allocation.
 wrap_test_tokenizer_made.c := -Wl,--wrap=posix_memalign
 define test_rule
