@@ -63,8 +63,8 @@ START_TEST(strict) {
     } else {
         ck_assert_msg(rc == FWD_ECORRUPT, "accepted: %s", text);
         ck_assert_ptr_null(doc);
-        ck_assert_msg(!strncmp(err.message, "t.json:", 7) && atoi(err.message + 7) == texts[_i].line, "%s: %s", text,
-                      err.message);
+        ck_assert_msg(!strncmp(err.message, "t.json:", 7) && strtol(err.message + 7, NULL, 10) == texts[_i].line,
+                      "%s: %s", text, err.message);
     }
     par_json_free(doc);
 }

@@ -83,7 +83,7 @@ START_TEST(resolves) {
     ck_assert_int_eq(par_registry_parse(&r, text, strlen(text), "r.json", NULL), FWD_OK);
     (void)snprintf(file, sizeof file, "%s/small.gguf", folder);
 
-    ck_assert_int_eq(par_model_resolve(r, "smal", folder, path, sizeof path, &err), FWD_ENOTFOUND);
+    ck_assert_int_eq(par_model_resolve(r, "small-1", folder, path, sizeof path, &err), FWD_ENOTFOUND);
     ck_assert_msg(strstr(err.message, "the nearest is small (make model NAME=small"), "%s", err.message);
     ck_assert_int_eq(par_model_resolve(r, "small", folder, path, sizeof path, &err), FWD_ENOTFOUND);
     ck_assert_msg(strstr(err.message, "make model NAME=small"), "%s", err.message);
