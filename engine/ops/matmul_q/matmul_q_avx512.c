@@ -305,7 +305,7 @@ INLINE void step_block32(const struct format f, int n, const uint8_t *packed, co
 /* The job's blocks of one strip for n positions from `col` on. */
 INLINE void run_columns(const struct format f, int n, const struct fwd_matmul_q_job *job, int64_t strip, int64_t col) {
     int64_t row = strip * ROWS, left = job->n_rows - row;
-    __mmask16 lanes = left >= ROWS ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+    __mmask16 lanes = (__mmask16)(left >= ROWS ? 0xffffu : (1u << left) - 1u);
     int bytes = f.sub ? superblock_bytes(f) : block32_bytes(f);
     const uint8_t *packed = job->packed + (strip * job->n_blocks + job->block_begin) * bytes;
     float *y = job->y + col * job->ld_y + row;
