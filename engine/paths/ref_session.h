@@ -2,7 +2,8 @@
  * value is stored and in which matmul_f / matmul_d work. Every other op is computed row by row in double and rounded
  * once to that type. Private to engine/paths/ref_*.c, path_f32.c and path_f64.c.
  *
- * They share no arithmetic with the quantised paths. No KV cache: a run call takes a whole sequence from position 0. */
+ * They share no arithmetic with the quantised paths. No KV cache: a run call takes a whole sequence from position 0, so
+ * the knob n_ctx says how long it may be and n_batch says nothing. */
 #ifndef ENGINE_PATHS_REF_SESSION_H
 #define ENGINE_PATHS_REF_SESSION_H
 
