@@ -1,6 +1,6 @@
 #include "report/report_escape.h"
 
-#include "core/memory.h"
+#include "engine.h"
 
 #include <stdbool.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 #include "report/report_stream.h"
 
-#include "core/memory.h"
+#include "engine.h"
 
 #include <stdlib.h>
 

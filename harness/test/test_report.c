@@ -403,7 +403,7 @@ START_TEST(arena) {
         ck_assert_int_eq(big[i], 0);
     memset(big, 1, 1 << 20);
     for (int i = 0; i < 200; i++)
-        ck_assert_int_eq(atol(kept[i]), i);
+        ck_assert_int_eq(strtol(kept[i], NULL, 10), i);
     ck_assert_ptr_null(par_text_alloc(t, SIZE_MAX));
     par_text_free(t);
     par_text_free(NULL);
