@@ -200,15 +200,16 @@ static void put_all_ops(const struct par_report *r, FILE *out) {
 }
 
 static void put_group(const struct par_op_group *g, FILE *out) {
-    char layer[16] = "-";
-    if (g->worst && g->worst->layer >= 0 && g->n_judged)
+    char ratio[16] = "-", layer[16] = "-";
+    if (g->n_judged)
+        (void)snprintf(ratio, sizeof ratio, "%.3g", g->worst->ratio_max);
+    if (g->n_judged && g->worst->layer >= 0)
         (void)snprintf(layer, sizeof layer, "%d", g->worst->layer);
     if (g->n_rows == 0)
         (void)fprintf(out, " | %-10s %10s %8s %8s %4s", "no rows", "", "", "", "");
     else
-        (void)fprintf(out, " | %-10s %10llu %8llu %8.3g %4s", par_verdict_name(g->verdict),
-                      (unsigned long long)g->n_judged, (unsigned long long)g->n_over,
-                      g->n_judged ? g->worst->ratio_max : (double)NAN, layer);
+        (void)fprintf(out, " | %-10s %10llu %8llu %8s %4s", par_verdict_name(g->verdict),
+                      (unsigned long long)g->n_judged, (unsigned long long)g->n_over, ratio, layer);
 }
 
 static void put_op_kinds(const struct par_report *r, FILE *out) {
@@ -318,8 +319,8 @@ static void put_proofs(const struct par_report *r, FILE *out) {
     if (r->n_proofs == 0)
         (void)fprintf(out, "UNMEASURED: none was made\n");
     for (int i = 0; i < r->n_proofs; i++) {
-        (void)fprintf(out, "%-11s %-16s ", par_verdict_name(r->proofs[i].verdict), text_or(r->proofs[i].name, "?"));
-        par_put_wrapped(out, 29, WIDTH, r->proofs[i].value);
+        (void)fprintf(out, "%-11s %-30s ", par_verdict_name(r->proofs[i].verdict), text_or(r->proofs[i].name, "?"));
+        par_put_wrapped(out, 43, WIDTH, r->proofs[i].value);
     }
 }
 
