@@ -163,7 +163,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
         rc = par_run(&options, &report, figures, &err);
     if (rc == FWD_OK)
         rc = output(o, &report, &err);
-    int code = rc == FWD_OK ? par_verdict_exit(report.verdict) : par_complain(&err);
+    int code = rc == FWD_OK ? par_verdict_exit(par_report_shown(&report)) : par_complain(&err);
     par_text_free(report.text);
     par_figures_free(figures);
     fwd_free(loss);
