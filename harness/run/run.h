@@ -40,7 +40,8 @@ enum fwd_status par_run(const struct par_run_options *options, struct par_report
 
 /* How many ensemble runs make the explained spread, by depth, and the factors that the spread is scaled by. */
 int par_spread_runs(enum par_depth depth);
-#define PAR_SPREAD_FLIP_FACTOR 1.0
-#define PAR_SPREAD_DISTANCE_FACTOR 2.0
+/* What the ensemble's own largest value is multiplied by, beside the factor that run_spread.c takes from the ensemble.
+ */
+#define PAR_SPREAD_SAFETY 1.5
 
 #endif

@@ -330,7 +330,7 @@ enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, 
                                         r->logits_work + (int64_t)i * r->n_vocab, r->n_vocab);
         if (i == r->n_want - 1)
             out->distance_last = d;
-        double relative = d / (r->spread_distance[i] * PAR_SPREAD_DISTANCE_FACTOR);
+        double relative = d / (r->spread_distance[i]);
         out->distance = !(relative <= out->distance) ? relative : out->distance;
     }
     return rc;

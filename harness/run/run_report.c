@@ -55,8 +55,8 @@ static void judge_position(const struct par_run *r, int i, struct par_report_log
     row->decode = row->pos >= r->n_prompt;
     par_logits_compare(ref, got, r->n_vocab, 10, &row->m);
     row->distance = par_centred_distance(ref, got, r->n_vocab);
-    row->spread = r->n_spread ? r->spread_flip[i] * PAR_SPREAD_FLIP_FACTOR : (double)NAN;
-    row->spread_distance = r->n_spread ? r->spread_distance[i] * PAR_SPREAD_DISTANCE_FACTOR : (double)NAN;
+    row->spread = r->n_spread ? r->spread_flip[i] : (double)NAN;
+    row->spread_distance = r->n_spread ? r->spread_distance[i] : (double)NAN;
     bool flip = row->m.top_ref != row->m.top_got;
     if (row->m.diff.n_nonfinite_mismatch || !isfinite(row->distance)) {
         row->verdict = PAR_NONFINITE;
@@ -81,6 +81,7 @@ static void figure_logits(struct par_run *r) {
     if (!rows)
         return;
     double flips = 0, uncertified = 0, beyond = 0, nonfinite = 0, kl = 0, first_equal = NAN, first_held = NAN;
+    double distance_share = 0, gap_share = 0;
     for (int i = 0; i < r->n_want; i++) {
         judge_position(r, i, &rows[i]);
         bool flip = rows[i].m.top_ref != rows[i].m.top_got, bad = rows[i].verdict == PAR_DIVERGED;
@@ -89,6 +90,8 @@ static void figure_logits(struct par_run *r) {
         beyond += bad;
         nonfinite += rows[i].verdict == PAR_NONFINITE;
         kl = rows[i].m.kl > kl ? rows[i].m.kl : kl;
+        distance_share = fmax(distance_share, rows[i].distance / rows[i].spread_distance);
+        gap_share = fmax(gap_share, rows[i].m.gap_in_ref / rows[i].spread);
         if (rows[i].pos == r->n_prompt - 1) {
             first_equal = !flip;
             first_held = rows[i].verdict == PAR_HELD;
@@ -102,6 +105,8 @@ static void figure_logits(struct par_run *r) {
     par_figures_set(r->figures, "logits.beyond_spread", beyond);
     par_figures_set(r->figures, "logits.nonfinite", nonfinite);
     par_figures_set(r->figures, "logits.kl_max", kl);
+    par_figures_set(r->figures, "logits.distance_of_spread", distance_share);
+    par_figures_set(r->figures, "logits.gap_of_spread", gap_share);
     par_figures_set(r->figures, "first_token.equal", first_equal);
     par_figures_set(r->figures, "first_token.held", first_held);
 }

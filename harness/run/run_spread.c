@@ -44,7 +44,7 @@ static int nudge_tap(void *ud, const struct fwd_view *view) {
 }
 
 int par_spread_runs(enum par_depth depth) {
-    return depth == PAR_QUICK ? 2 : 8;
+    return depth == PAR_QUICK ? 4 : 8;
 }
 
 /* max_j (e_j - e_1) of one position, e = got - ref, 1 = the reference's best token. */
@@ -60,8 +60,8 @@ static double largest_lift(const float *ref, const float *got, int64_t n) {
     return best;
 }
 
-static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, int run, int n_runs,
-                               struct fwd_error *err) {
+static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, int run, int n_runs, double *lifts,
+                               double *distances, struct fwd_error *err) {
     struct nudge nudge = {r, mix(0x70617269747931u + (uint64_t)run), run, n_runs};
     struct par_drive drive = {.path = fwd_path_find("f32"),
                               .session = session,
@@ -71,10 +71,33 @@ static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, i
     FWD_TRY(par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err));
     for (int i = 0; i < r->n_want; i++) {
         const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_work + (int64_t)i * r->n_vocab;
-        r->spread_flip[i] = fmax(r->spread_flip[i], largest_lift(ref, got, r->n_vocab));
-        r->spread_distance[i] = fmax(r->spread_distance[i], par_centred_distance(ref, got, r->n_vocab));
+        lifts[run * r->n_want + i] = largest_lift(ref, got, r->n_vocab);
+        distances[run * r->n_want + i] = par_centred_distance(ref, got, r->n_vocab);
     }
     return FWD_OK;
+}
+
+/* A position's spread is the largest value of its own n runs, times a factor that all positions share: the largest
+ * ratio, anywhere in the ensemble, of one run's value to the largest of the other runs at that position. So a position
+ * on which few runs happen to agree is not judged by its luck, and the factor is as large as the model's own tails are
+ * heavy. */
+static double combine(const double *values, int n_runs, int n, double *spread) {
+    double factor = 1;
+    for (int i = 0; i < n; i++) {
+        spread[i] = 0;
+        for (int run = 0; run < n_runs; run++) {
+            double others = 0, own = values[run * n + i];
+            for (int k = 0; k < n_runs; k++)
+                others = k != run ? fmax(others, values[k * n + i]) : others;
+            spread[i] = fmax(spread[i], own);
+            if (others > 0)
+                factor = fmax(factor, own / others);
+        }
+    }
+    factor *= PAR_SPREAD_SAFETY;
+    for (int i = 0; i < n; i++)
+        spread[i] *= factor;
+    return factor;
 }
 
 enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
@@ -82,7 +105,7 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     struct fwd_path_info info;
     char act[64];
     struct fwd_knobs knobs = par_run_knobs(r);
-    struct fwd_session *session;
+    struct fwd_session *session = NULL;
     r->o->cand->describe(&info);
     if (!path)
         return FWD_OK;
@@ -91,14 +114,22 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     knobs.n_seq = 1;
     knobs.force = NULL;
     knobs.act = info.quantised ? act : NULL;
-    FWD_TRY(path->open(&session, r->o->file, &knobs, err));
     int n_runs = par_spread_runs(r->o->depth);
-    enum fwd_status rc = FWD_OK;
-    for (int run = 0; rc == FWD_OK && run < n_runs; run++) {
-        rc = one_run(r, session, run, n_runs, err);
-        r->n_spread += rc == FWD_OK;
+    double *values = fwd_calloc((size_t)n_runs * (size_t)r->n_want * 2, sizeof *values);
+    FWD_FAIL_IF(!values, FWD_ENOMEM, err, "run: no memory for the spread of %d positions", r->n_want);
+    double *lifts = values, *distances = values + (size_t)n_runs * (size_t)r->n_want;
+    enum fwd_status rc = path->open(&session, r->o->file, &knobs, err);
+    for (int run = 0; rc == FWD_OK && run < n_runs; run++)
+        rc = one_run(r, session, run, n_runs, lifts, distances, err);
+    if (rc == FWD_OK) {
+        r->n_spread = n_runs;
+        par_figures_set(r->figures, "spread.runs", n_runs);
+        par_figures_set(r->figures, "spread.flip_factor", combine(lifts, n_runs, r->n_want, r->spread_flip));
+        par_figures_set(r->figures, "spread.distance_factor",
+                        combine(distances, n_runs, r->n_want, r->spread_distance));
     }
-    path->close(session);
-    par_figures_set(r->figures, "spread.runs", r->n_spread);
+    if (session)
+        path->close(session);
+    fwd_free(values);
     return rc;
 }

@@ -45,8 +45,8 @@ struct par_run {
     int n_want;
     int32_t *want_pos;                             /* [n_want] */
     float *logits_ref, *logits_cand, *logits_work; /* [n_want][n_vocab] */
-    double *spread_flip;                           /* [n_want] largest max_j(e_j - e_1) over the ensemble */
-    double *spread_distance;                       /* [n_want] largest relative L2 over the ensemble */
+    double *spread_flip;                           /* [n_want] of max_j(e_j - e_1), see run_spread.c */
+    double *spread_distance;                       /* [n_want] of the centred relative L2 */
     int n_spread;                                  /* ensemble runs done */
     int32_t *greedy;                               /* [n_decode + 1] the candidate's own choices */
     struct par_store *store;                       /* the reference's taps */

@@ -1,0 +1,179 @@
+/* The whole run on the made model: clean it is HELD, and each planted bug is DIVERGED with its op, layer and hypothesis
+ * named. What the user sees from the program is tested in test_cli.sh; this is the library underneath. */
+#include "fixture/make.h"
+#include "run/run.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char model_path[64];
+static struct fwd_gguf *model;
+static const int32_t prompt[] = {72,  101, 108, 108, 111, 44, 32, 119, 111, 114,
+                                 108, 100, 33,  10,  40,  41, 59, 33,  34,  35};
+enum { N_PROMPT = sizeof prompt / sizeof *prompt, N_DECODE = 4 };
+
+static void set_up(void) {
+    struct fwd_error err = {0};
+    struct par_make_args args = {.shape = par_shape_at(0), .seed = 1, .path = model_path};
+    (void)snprintf(model_path, sizeof model_path, "/tmp/parity-test-run-%ld.gguf", (long)getpid());
+    ck_assert_msg(par_model_make(&args, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(fwd_gguf_open(&model, model_path, &err) == FWD_OK, "%s", err.message);
+}
+
+static void tear_down(void) {
+    fwd_gguf_close(model);
+    (void)unlink(model_path);
+}
+
+struct outcome {
+    struct par_report report;
+    struct par_figures *figures;
+};
+
+static struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
+    struct outcome o = {.figures = par_figures_create()};
+    struct fwd_error err = {0};
+    struct par_fault fault;
+    struct par_run_options options = {.file = model,
+                                      .model_name = "made",
+                                      .ids = prompt,
+                                      .n_prompt = N_PROMPT,
+                                      .n_decode = N_DECODE,
+                                      .loss_ids = prompt,
+                                      .n_loss_ids = 0,
+                                      .ref = fwd_path_find("f32"),
+                                      .cand = fwd_path_find("q4k-cpu"),
+                                      .knobs = {.head = head, .kv_type = FWD_F16},
+                                      .schedule = PAR_SCHEDULE_PREFILL,
+                                      .depth = depth,
+                                      .faults = &fault,
+                                      .n_faults = fault_text != NULL,
+                                      .hypotheses_dir = "contracts/hypotheses",
+                                      .command = "parity run made"};
+    if (fault_text)
+        ck_assert_msg(par_fault_parse(fault_text, &fault, &err) == FWD_OK, "%s", err.message);
+    enum fwd_status rc = par_run(&options, &o.report, o.figures, &err);
+    ck_assert_msg(rc == FWD_OK, "%s", err.message);
+    return o;
+}
+
+static void drop(struct outcome *o) {
+    par_text_free(o->report.text);
+    par_figures_free(o->figures);
+}
+
+static const char *hypothesis(const struct par_report *r, const char *id) {
+    for (int i = 0; i < r->n_hypotheses; i++)
+        if (!strcmp(r->hypotheses[i].id, id))
+            return r->hypotheses[i].verdict;
+    return "missing";
+}
+
+static double figure(const struct outcome *o, const char *name) {
+    double v = -1;
+    ck_assert_msg(par_figures_get(o->figures, name, &v), "figure %s was not set", name);
+    return v;
+}
+
+START_TEST(clean_run_is_held) {
+    struct outcome o = run_with(NULL, FWD_HEAD_QUANT, PAR_DEFAULT);
+    ck_assert_msg(o.report.verdict == PAR_HELD, "%s: %s; %s", par_verdict_name(o.report.verdict), o.report.guilty,
+                  o.report.worst);
+    ck_assert(figure(&o, "cand.judged_elements") > 100000);
+    ck_assert(figure(&o, "cand.residue_max") <= 1 && figure(&o, "cand.residue_max") > 0.05);
+    ck_assert(figure(&o, "weights.audited") > 10);
+    ck_assert_double_eq(figure(&o, "weights.differ"), 0);
+    ck_assert_str_eq(hypothesis(&o.report, "H0"), "SUPPORTED");
+    ck_assert_str_eq(hypothesis(&o.report, "H1"), "FALSIFIED");
+    ck_assert_str_eq(hypothesis(&o.report, "H2"), "FALSIFIED");
+    ck_assert_str_eq(hypothesis(&o.report, "H3"), "FALSIFIED");
+    ck_assert_str_eq(hypothesis(&o.report, "H5"), "FALSIFIED");
+    for (int i = 0; i < o.report.n_arms; i++)
+        ck_assert_msg(!o.report.arms[i].expect_same_bits || o.report.arms[i].same_bits, "arm %s has other bits",
+                      o.report.arms[i].id);
+    drop(&o);
+}
+END_TEST
+
+/* A quick run flips no variant, thread count or head form: H4 must not be called falsified by it. */
+START_TEST(routes_that_did_not_run_leave_h4_untested) {
+    struct outcome o = run_with(NULL, FWD_HEAD_QUANT, PAR_QUICK);
+    ck_assert_msg(o.report.verdict == PAR_HELD, "%s: %s; %s; distance %.3g and gap %.3g of the spread",
+                  par_verdict_name(o.report.verdict), o.report.answer, o.report.tokens,
+                  figure(&o, "logits.distance_of_spread"), figure(&o, "logits.gap_of_spread"));
+    ck_assert_str_eq(hypothesis(&o.report, "H4"), "UNTESTED");
+    drop(&o);
+}
+END_TEST
+
+static const struct expectation {
+    const char *fault, *guilty, *side, *hypothesis;
+    enum fwd_head head;
+} expected[] = {
+    {"f32-head-transposed", "result_output", "candidate", "H4", FWD_HEAD_F32},
+    {"q4k-min-dropped@ffn_gate:2", "ffn_gate of layer 2", "candidate", "H1", FWD_HEAD_QUANT},
+    {"q4k-min-dropped@attn_out:1", "attn_out of layer 1", "candidate", "H1", FWD_HEAD_QUANT},
+    {"q6k-as-q4k", "ffn_out of layer ", "candidate", "H4", FWD_HEAD_QUANT},
+    {"rope-pairing@Kcur_rope:1", "Kcur_rope of layer 1", "candidate", "H3", FWD_HEAD_QUANT},
+    {"rope-position@Qcur_rope:0", "Qcur_rope of layer 0", "candidate", "H3", FWD_HEAD_QUANT},
+    {"kv-row-stale@K_cache:1", "K_cache of layer 1", "candidate", "H2", FWD_HEAD_QUANT},
+    {"kv-row-stale@V_cache:0", "V_cache of layer 0", "candidate", "H2", FWD_HEAD_QUANT},
+    {"gqa-modulo", "kqv_out of layer 0", "both", "H5", FWD_HEAD_QUANT},
+    {"eps-other-model", "attn_norm of layer 0", "both", "H5", FWD_HEAD_QUANT},
+};
+
+START_TEST(each_fault_is_named) {
+    const struct expectation *e = &expected[_i];
+    struct outcome o = run_with(e->fault, e->head, PAR_DEFAULT);
+    const struct par_report *r = &o.report;
+    ck_assert_msg(r->verdict == PAR_DIVERGED, "%s: %s, guilty: %s", e->fault, par_verdict_name(r->verdict), r->guilty);
+    ck_assert_msg(!strncmp(r->guilty, e->guilty, strlen(e->guilty)), "%s: guilty is %s, expected %s", e->fault,
+                  r->guilty, e->guilty);
+    ck_assert_msg(strstr(r->side, e->side) != NULL, "%s: side is %s, expected %s", e->fault, r->side, e->side);
+    for (int h = 0; h <= 5; h++) {
+        char id[3] = {'H', (char)('0' + h), 0};
+        bool should = !strcmp(id, e->hypothesis);
+        ck_assert_msg(should == !strcmp(hypothesis(r, id), "SUPPORTED"), "%s: %s is %s, expected %s to be supported",
+                      e->fault, id, hypothesis(r, id), e->hypothesis);
+    }
+    drop(&o);
+}
+END_TEST
+
+START_TEST(fault_that_cannot_act_is_refused) {
+    static const char *const texts[] = {"no-such-fault", "q4k-min-dropped@ffn_gate:99", "q4k-min-dropped@nothing",
+                                        "gqa-modulo@Qcur", "q4k-min-dropped@ffn_gate:x"};
+    struct fwd_error err;
+    struct par_fault fault;
+    enum fwd_status rc = par_fault_parse(texts[_i], &fault, &err);
+    if (rc == FWD_OK) {
+        struct par_spec_model *spec;
+        struct fwd_knobs knobs = {0};
+        ck_assert_int_eq(par_spec_open(&spec, model, &err), FWD_OK);
+        rc = par_fault_place(&fault, model, par_spec_config(spec), &knobs, &err);
+        par_spec_close(spec);
+    }
+    ck_assert_msg(rc != FWD_OK, "%s was accepted", texts[_i]);
+    ck_assert(strlen(err.message) > 10);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("run");
+    TCase *tcase = tcase_create("made model");
+    tcase_set_timeout(tcase, 300);
+    tcase_add_unchecked_fixture(tcase, set_up, tear_down);
+    tcase_add_test(tcase, clean_run_is_held);
+    tcase_add_test(tcase, routes_that_did_not_run_leave_h4_untested);
+    tcase_add_loop_test(tcase, each_fault_is_named, 0, sizeof expected / sizeof *expected);
+    tcase_add_loop_test(tcase, fault_that_cannot_act_is_refused, 0, 5);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int n_run = srunner_ntests_run(runner), n_failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return n_run == 0 ? 3 : n_failed != 0;
+}
