@@ -1,18 +1,18 @@
 /* harness/cli/cmd_run.c: parity run MODEL: the whole question, answered on one page. */
 #include "cli/cmd.h"
 #include "cli/options.h"
-#include "report/embedded.h"
+#include "contract/contract_eval.h"
 #include "run/run.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MAX_FAULTS = 8, LOSS_TOKENS = 48 };
+enum { MAX_FAULTS = 8 };
 
 struct run_options {
     struct par_common common;
-    const char *ref, *paths, *report_dir, *fault, *hypotheses;
+    const char *ref, *paths, *report_dir, *fault, *hypotheses, *contract;
     int judge_ref;
     bool quick, full, json;
 };
@@ -27,6 +27,8 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
          "write report.txt, .json, .md, junit.xml, verdict.json"},
         {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "NAME[@op[:layer]]", "plant a bug; several with commas"},
         {"hypotheses", 0, PAR_OPT_STRING, &o->hypotheses, 0, 0, "DIR", "hypotheses (default contracts/hypotheses)"},
+        {"contract", 0, PAR_OPT_STRING, &o->contract, 0, 0, "GLOB",
+         "hold contracts against this run, and gate on them"},
         {"judge-ref", 0, PAR_OPT_INT, &o->judge_ref, 0, 1 << 20, "N", "judge the reference at every N-th position"},
         {"json", 0, PAR_OPT_FLAG, &o->json, 0, 0, NULL, "one JSON object on stdout"},
     };
@@ -39,19 +41,6 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
 static void show_progress(void *ud, const char *what, int64_t done, int64_t total) {
     (void)ud;
     par_progress(what, done, total);
-}
-
-static enum fwd_status find_path(const char *name, const struct fwd_path **out, struct fwd_error *err) {
-    char known[256] = "";
-    int n;
-    const struct fwd_path *const *all = fwd_paths(&n);
-    *out = fwd_path_find(name);
-    for (int i = 0; i < n; i++) {
-        size_t used = strlen(known);
-        (void)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", all[i]->name);
-    }
-    FWD_FAIL_IF(!*out, FWD_EINPUT, err, "path \"%s\": there are %s", name, known);
-    return FWD_OK;
 }
 
 static enum fwd_status parse_faults(const char *text, struct par_fault *faults, int *n, struct fwd_error *err) {
@@ -84,18 +73,6 @@ static void repeat_command(int argc, char **argv, char *out, size_t n) {
     }
 }
 
-static enum fwd_status loss_ids(const struct par_input *in, int32_t **ids, int *n, struct fwd_error *err) {
-    size_t len, count;
-    const char *text = par_embedded("fixtures/prompts/loss.txt", &len);
-    *ids = NULL;
-    *n = 0;
-    if (!text || !in->tokenizer)
-        return FWD_OK;
-    FWD_TRY(fwd_tokenizer_encode(in->tokenizer, text, len, FWD_TOK_ADD_BOS, ids, &count, err));
-    *n = count < LOSS_TOKENS ? (int)count : LOSS_TOKENS;
-    return FWD_OK;
-}
-
 static enum fwd_status output(const struct run_options *o, const struct par_report *report, struct fwd_error *err) {
     if (o->report_dir)
         FWD_TRY(par_report_write(report, o->report_dir, err));
@@ -110,19 +87,25 @@ static enum fwd_status output(const struct run_options *o, const struct par_repo
     return FWD_OK;
 }
 
-/* An unwritable folder should be known before minutes of work, not after. */
-static enum fwd_status check_report_dir(const char *dir, struct fwd_error *err) {
-    char probe[4096];
-    struct stat st;
-    if (!dir)
+/* The contracts, held against this run. */
+static enum fwd_status hold_contracts(const struct run_options *o, const struct par_run_options *options,
+                                      const struct par_contract_set *set, const struct par_input *in,
+                                      struct par_report *report, struct par_figures *figures, struct fwd_error *err) {
+    struct par_contract_run now;
+    char *text = NULL;
+    if (!o->contract)
         return FWD_OK;
-    FWD_FAIL_IF(mkdir(dir, 0777) != 0 && errno != EEXIST, FWD_EIO, err, "report folder %s: %s", dir, strerror(errno));
-    FWD_FAIL_IF(stat(dir, &st) != 0 || !S_ISDIR(st.st_mode), FWD_EIO, err, "report folder %s: is not a folder", dir);
-    (void)snprintf(probe, sizeof probe, "%s/.parity-probe", dir);
-    struct fwd_file_out *f;
-    FWD_TRY(fwd_file_out_begin(&f, probe, err));
-    fwd_file_out_abort(f);
-    return FWD_OK;
+    par_contract_run_fill(&now, report, figures, par_schedule_name(options->schedule),
+                          options->knobs.head == FWD_HEAD_F32 ? "f32" : "quant",
+                          options->knobs.kv_type == FWD_F32 ? "f32" : "f16");
+    if (in->tokenizer)
+        FWD_TRY(par_contract_text(report, in->tokenizer, &text, err));
+    now.text = text;
+    enum fwd_status rc = par_contracts_eval(set, &now, report, err);
+    fwd_free(text);
+    if (rc == FWD_OK)
+        par_contracts_gate(report);
+    return rc;
 }
 
 static int run(const struct run_options *o, const struct par_input *in, const char *command) {
@@ -130,6 +113,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     struct par_fault faults[MAX_FAULTS];
     struct par_report report = {0};
     struct par_figures *figures = par_figures_create();
+    struct par_contract_set contracts = {0};
     int32_t *loss = NULL;
     struct par_run_options options = {.file = in->file,
                                       .model_name = o->common.model,
@@ -149,22 +133,28 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     enum fwd_status rc =
         figures ? FWD_OK : fwd_fail(&err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for its figures");
     if (rc == FWD_OK)
-        rc = find_path(o->ref, &options.ref, &err);
+        rc = par_find_path(o->ref, &options.ref, &err);
     if (rc == FWD_OK)
-        rc = find_path(o->paths, &options.cand, &err);
+        rc = par_find_path(o->paths, &options.cand, &err);
     if (rc == FWD_OK)
         rc = par_common_knobs(&o->common, in->n_ids, &options.knobs, &options.schedule, &err);
     if (rc == FWD_OK)
         rc = parse_faults(o->fault, faults, &options.n_faults, &err);
     if (rc == FWD_OK)
-        rc = loss_ids(in, &loss, &options.n_loss_ids, &err);
+        rc = par_loss_ids(in, &loss, &options.n_loss_ids, &err);
     options.loss_ids = loss;
+    if (rc == FWD_OK && o->contract)
+        rc = par_contracts_load(&contracts, &o->contract, 1, &err);
+    options.with_nocache = par_contracts_want_nocache(&contracts);
     if (rc == FWD_OK)
         rc = par_run(&options, &report, figures, &err);
+    if (rc == FWD_OK)
+        rc = hold_contracts(o, &options, &contracts, in, &report, figures, &err);
     if (rc == FWD_OK)
         rc = output(o, &report, &err);
     int code = rc == FWD_OK ? par_verdict_exit(par_report_shown(&report)) : par_complain(&err);
     par_text_free(report.text);
+    par_contracts_free(&contracts);
     par_figures_free(figures);
     fwd_free(loss);
     return code;
@@ -195,7 +185,7 @@ int cmd_run(int argc, char **argv) {
         rc = fwd_fail(&err, FWD_EINPUT, __FILE__, __LINE__, "--quick and --full exclude each other");
     o.common.model = model;
     if (rc == FWD_OK)
-        rc = check_report_dir(o.report_dir, &err);
+        rc = par_check_report_dir(o.report_dir, &err);
     if (rc == FWD_OK)
         rc = par_input_open(&in, &o.common, &err);
     if (rc != FWD_OK)

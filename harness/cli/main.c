@@ -18,6 +18,7 @@ static const struct command commands[] = {
     {"generate", cmd_generate, "greedy text from one path, by the schedule that a judged run uses"},
     {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"fixture", cmd_fixture, "make a model from a seed, cut one down, list and find registered ones"},
+    {"contract", cmd_contract, "falsification tests as data: list, validate, or run them on a model"},
     {"inspect", cmd_inspect, "what is in a model file"},
     {"paths", cmd_paths, "what can run on this machine"},
 };

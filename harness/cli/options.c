@@ -8,9 +8,10 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_PROMPT_BYTES = 64 << 20 };
+enum { MAX_PROMPT_BYTES = 64 << 20, LOSS_TOKENS = 48 };
 
 static enum fwd_status parse_int(const char *name, const char *text, int min, int max, int *out,
                                  struct fwd_error *err) {
@@ -276,6 +277,46 @@ void par_input_close(struct par_input *in) {
     fwd_free(in->text);
     fwd_free(in->ids);
     memset(in, 0, sizeof *in);
+}
+
+enum fwd_status par_find_path(const char *name, const struct fwd_path **out, struct fwd_error *err) {
+    char known[256] = "";
+    int n;
+    const struct fwd_path *const *all = fwd_paths(&n);
+    *out = fwd_path_find(name);
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(known);
+        (void)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", all[i]->name);
+    }
+    FWD_FAIL_IF(!*out, FWD_EINPUT, err, "path \"%s\": there are %s", name, known);
+    return FWD_OK;
+}
+
+enum fwd_status par_loss_ids(const struct par_input *in, int32_t **ids, int *n, struct fwd_error *err) {
+    size_t len, count;
+    const char *text = par_embedded("fixtures/prompts/loss.txt", &len);
+    *ids = NULL;
+    *n = 0;
+    if (!text || !in->tokenizer)
+        return FWD_OK;
+    FWD_TRY(fwd_tokenizer_encode(in->tokenizer, text, len, FWD_TOK_ADD_BOS, ids, &count, err));
+    *n = count < LOSS_TOKENS ? (int)count : LOSS_TOKENS;
+    return FWD_OK;
+}
+
+/* An unwritable folder should be known before minutes of work, not after. */
+enum fwd_status par_check_report_dir(const char *dir, struct fwd_error *err) {
+    char probe[4096];
+    struct stat st;
+    if (!dir)
+        return FWD_OK;
+    FWD_FAIL_IF(mkdir(dir, 0777) != 0 && errno != EEXIST, FWD_EIO, err, "report folder %s: %s", dir, strerror(errno));
+    FWD_FAIL_IF(stat(dir, &st) != 0 || !S_ISDIR(st.st_mode), FWD_EIO, err, "report folder %s: is not a folder", dir);
+    (void)snprintf(probe, sizeof probe, "%s/.parity-probe", dir);
+    struct fwd_file_out *f;
+    FWD_TRY(fwd_file_out_begin(&f, probe, err));
+    fwd_file_out_abort(f);
+    return FWD_OK;
 }
 
 int par_complain(const struct fwd_error *err) {

@@ -64,6 +64,14 @@ struct par_input {
 enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err);
 void par_input_close(struct par_input *in);
 
+/* A path by name, or the names there are. */
+enum fwd_status par_find_path(const char *name, const struct fwd_path **out, struct fwd_error *err);
+/* The ids of the committed text on which a reference's loss must be plausible (fwd_free); 0 without a tokenizer. */
+enum fwd_status par_loss_ids(const struct par_input *in, int32_t **ids, int *n, struct fwd_error *err);
+/* Makes the folder if it is missing and tries to write there: an unwritable one should be known before minutes of
+ * work, not after. NULL is no folder. */
+enum fwd_status par_check_report_dir(const char *dir, struct fwd_error *err);
+
 /* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 usage, 4 refused or corrupt.
  */
 int par_complain(const struct fwd_error *err);

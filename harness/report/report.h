@@ -123,6 +123,7 @@ void par_report_text(const struct par_report *r, enum par_report_detail detail, 
 char *par_report_json(const struct par_report *r);
 char *par_report_verdict_json(const struct par_report *r); /* the small one: verdict, exit, guilty, coverage, hashes */
 char *par_report_junit(const struct par_report *r);
+char *par_report_junit_contracts(const struct par_report *r); /* the contracts alone, of any number of runs */
 char *par_report_markdown(const struct par_report *r);
 /* Writes report.txt, report.json, verdict.json, junit.xml, report.md into dir (made if missing), each whole or not. */
 enum fwd_status par_report_write(const struct par_report *r, const char *dir, struct fwd_error *err);

@@ -131,6 +131,23 @@ static void put_counts(FILE *out, const struct counts *c) {
                   c->n_errors, c->n_skipped);
 }
 
+char *par_report_junit_contracts(const struct par_report *r) {
+    enum { CONTRACTS = 3 };
+    struct counts c = {0};
+    struct par_stream s;
+    par_stream_begin(&s);
+    if (!s.out)
+        return NULL;
+    put_cases(NULL, &c, r, CONTRACTS);
+    (void)fprintf(s.out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"parity\"");
+    put_counts(s.out, &c);
+    (void)fprintf(s.out, "  <testsuite name=\"contracts\"");
+    put_counts(s.out, &c);
+    put_cases(s.out, &c, r, CONTRACTS);
+    (void)fprintf(s.out, "  </testsuite>\n</testsuites>\n");
+    return par_stream_end(&s);
+}
+
 char *par_report_junit(const struct par_report *r) {
     static const char *const suites[] = {"verdict", "ops", "logits", "contracts", "proofs"};
     enum { N_SUITES = sizeof suites / sizeof *suites };

@@ -24,6 +24,7 @@ struct par_run_options {
     enum par_schedule schedule;
     int chunk;
     enum par_depth depth;
+    bool with_nocache;    /* the arm schedule_nocache runs at any depth, not only where it is due */
     int ref_sample_every; /* positions of the reference that are judged; 0: a default by depth */
     struct par_fault *faults;
     int n_faults;

@@ -110,7 +110,7 @@ enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *s
         FWD_TRY(run_arm(r, session, &whole, PAR_SCHEDULE_PREFILL, 0, err));
     if (r->o->depth == PAR_FULL && r->o->schedule != PAR_SCHEDULE_STEP)
         FWD_TRY(run_arm(r, session, &step, PAR_SCHEDULE_STEP, 0, err));
-    if ((r->o->depth == PAR_FULL || r->diverged) && r->o->schedule != PAR_SCHEDULE_NOCACHE)
+    if ((r->o->depth == PAR_FULL || r->diverged || r->o->with_nocache) && r->o->schedule != PAR_SCHEDULE_NOCACHE)
         FWD_TRY(run_arm(r, session, &nocache, PAR_SCHEDULE_NOCACHE, 0, err));
     return FWD_OK;
 }

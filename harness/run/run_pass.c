@@ -57,6 +57,8 @@ static enum fwd_status compare_free_run(struct tap_work *w, const struct fwd_vie
 static int on_tap(void *ud, const struct fwd_view *view) {
     struct tap_work *w = ud;
     struct par_run *r = w->r;
+    r->n_views++;
+    r->n_views_on_device += view->device != 0;
     if (view->op == FWD_OP_ATTN_NORM)
         par_run_progress(r, w->what, (int64_t)view->pos0 * par_spec_config(r->spec)->n_layer + view->layer,
                          (int64_t)r->n_ids * par_spec_config(r->spec)->n_layer);

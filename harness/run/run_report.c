@@ -17,12 +17,14 @@ static bool accused(const struct par_op_row *row) {
 /* ---- figures of the ops ---- */
 
 struct tally {
-    double accused[PAR_CLASS_COUNT], total_accused, nonfinite, unmeasured, mistrusted, judged, ratio_max;
+    double accused[PAR_CLASS_COUNT], judged_in[PAR_CLASS_COUNT], total_accused, nonfinite, unmeasured, mistrusted,
+        judged, ratio_max;
 };
 
 static void add_row(struct tally *t, const struct par_op_row *row) {
     t->judged += (double)row->n_judged;
     t->accused[par_class_of(row->op)] += accused(row);
+    t->judged_in[par_class_of(row->op)] += (double)row->n_judged;
     t->total_accused += accused(row);
     t->nonfinite += row->verdict == PAR_NONFINITE;
     t->unmeasured += row->verdict == PAR_UNMEASURED && !row->absent;
@@ -44,6 +46,8 @@ static void set_side(struct par_run *r, const char *side, const struct tally *t)
     for (int c = 0; c < PAR_CLASS_COUNT; c++) {
         (void)snprintf(name, sizeof name, "%s.accused.%s", side, par_class_name((enum par_op_class)c));
         par_figures_set(r->figures, name, t->accused[c]);
+        (void)snprintf(name, sizeof name, "%s.judged.%s", side, par_class_name((enum par_op_class)c));
+        par_figures_set(r->figures, name, t->judged_in[c]);
     }
 }
 
@@ -74,6 +78,30 @@ static void judge_position(const struct par_run *r, int i, struct par_report_log
         row->verdict = PAR_HELD;
         row->what = flip ? "certified near-tie" : "same token";
     }
+}
+
+/* The candidate's greedy tokens: its best one at the last prompt position and at every decode step. */
+static void figure_greedy(struct par_run *r, const struct par_report_logits *rows) {
+    double n = 0, equal = 0, certified = 0, unmeasured = 0;
+    for (int i = 0; i < r->n_want; i++) {
+        if (rows[i].pos < r->n_prompt - 1)
+            continue;
+        bool flip = rows[i].m.top_ref != rows[i].m.top_got;
+        n++;
+        equal += !flip && rows[i].m.top_got >= 0;
+        certified += flip && rows[i].verdict == PAR_HELD;
+        unmeasured += flip && rows[i].verdict == PAR_UNMEASURED;
+        if (rows[i].pos == r->n_prompt - 1) {
+            par_figures_set(r->figures, "first_token.elements", (double)rows[i].m.diff.n);
+            par_figures_set(r->figures, "first_token.max_abs", rows[i].m.diff.max_abs);
+            par_figures_set(r->figures, "first_token.distance", rows[i].distance);
+            par_figures_set(r->figures, "first_token.spread_distance", rows[i].spread_distance);
+        }
+    }
+    par_figures_set(r->figures, "greedy.tokens", n);
+    par_figures_set(r->figures, "greedy.equal", equal);
+    par_figures_set(r->figures, "greedy.certified", certified);
+    par_figures_set(r->figures, "greedy.equal_or_certified", unmeasured > 0 ? (double)NAN : equal + certified);
 }
 
 static void figure_logits(struct par_run *r) {
@@ -109,6 +137,7 @@ static void figure_logits(struct par_run *r) {
     par_figures_set(r->figures, "logits.gap_of_spread", gap_share);
     par_figures_set(r->figures, "first_token.equal", first_equal);
     par_figures_set(r->figures, "first_token.held", first_held);
+    figure_greedy(r, rows);
 }
 
 void par_run_figures(struct par_run *r) {
@@ -126,6 +155,8 @@ void par_run_figures(struct par_run *r) {
     (void)par_figures_get(r->figures, "logits.nonfinite", &nonfinite);
     r->diverged = ref.total_accused > 0 || cand.total_accused > 0 || beyond > 0 || nonfinite > 0;
     par_figures_set(r->figures, "positions.prompt", r->n_prompt);
+    par_figures_set(r->figures, "taps.views", r->n_views);
+    par_figures_set(r->figures, "taps.on_device", r->n_views_on_device);
     par_figures_set(r->figures, "positions.decode", r->n_ids - r->n_prompt);
 }
 
@@ -370,6 +401,7 @@ void par_run_record_candidate(struct par_run *r, struct fwd_session *session) {
         add_pair(r, &r->report->variants, &r->report->n_variants,
                  par_text_printf(r->text, "%s%s%s", v.op, *v.detail ? " " : "", v.detail),
                  par_text_printf(r->text, "%s (%s)", v.variant, v.why));
+    par_figures_set(r->figures, "variants.recorded", r->report->n_variants);
     record_config(r, session);
     audit_weights(r, session);
 }

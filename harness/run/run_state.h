@@ -57,8 +57,9 @@ struct par_run {
     struct par_worst worst; /* of the candidate's worst accused row, for sampling later passes */
     enum fwd_op worst_op;
     int worst_layer;
-    bool diverged;      /* an op is accused, or the logits are outside the spread */
-    double seconds[16]; /* by phase, for the receipt */
+    double n_views, n_views_on_device; /* tap views of all judged passes, and those not in host memory */
+    bool diverged;                     /* an op is accused, or the logits are outside the spread */
+    double seconds[16];                /* by phase, for the receipt */
 };
 
 double par_seconds(void); /* monotonic */
