@@ -12,7 +12,9 @@ AR := ar
 
 # ---- flags -----------------------------------------------------------------------------------------------------
 # Contraction is off everywhere: a kernel that fuses says fmaf or _mm_fmadd itself. No -march, no fast-math.
-warn := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wundef -Wdouble-promotion -Werror
+warn := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wundef -Wdouble-promotion
+# The sanitizers make gcc warn of conversions inside its own intrinsics: there a warning is not an error.
+warn += $(if $(filter release debug cov,$(MODE)),-Werror)
 base := -std=c11 -g -ffp-contract=off -fno-math-errno -pthread -D_POSIX_C_SOURCE=200809L -Iengine -Iharness -I$(B)/gen
 opt_release := -O2
 opt_debug := -O0
@@ -54,7 +56,7 @@ tests := $(patsubst %.c,$(B)/bin/%,$(notdir $(test_src)))
 fuzzers := $(patsubst %.c,$(B)/bin/%,$(notdir $(filter-out %_driver.c,$(fuzz_src))))
 parity := $(B)/bin/parity
 
-.PHONY: help all check check-long parity model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
+.PHONY: help all check check-long check-sanitized parity model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
 
 help: ## this list
 	@awk -F'## ' '/^[a-z-]+:.*## /{split($$1,t,":"); printf "  make %-14s %s\n", t[1], $$2}' $(MAKEFILE_LIST)
@@ -121,6 +123,14 @@ export PARITY := $(abspath $(parity))
 check-long: all ## the tests again with longer sweeps, and every planted fault on both real models
 	@CHECK_LONG=1 sh ci/check.sh $(tests) $(script_tests)
 
+# Under a sanitizer: everything, except that ThreadSanitizer runs the programs in which threads share data.
+tsan_tests := test_core test_matmul_f test_matmul_q test_judge test_path_q4k test_run
+sanitized_asan := $(tests)
+sanitized_ubsan := $(tests)
+sanitized_tsan := $(filter $(addprefix %/,$(tsan_tests)),$(tests))
+check-sanitized: all
+	@sh ci/check.sh $(sanitized_$(MODE))
+
 lint: ## include DAG, banned calls, orphan kernels, file length, spelling, format
 	@sh ci/lint.sh
 
@@ -135,7 +145,7 @@ fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (default 20) under ASan and UB
 	@sh ci/fuzz.sh $(FUZZ_SECONDS) build/fuzz/bin
 
 bench: $(parity) ## tokens per second, beside llama.cpp where llama-cpp-python is installed: MODEL=...
-	@sh ci/bench.sh $(parity) $(if $(MODEL),$(MODEL),qwen2.5-coder-1.5b)
+	@sh ci/bench.sh $(parity) "$(if $(MODEL),$(MODEL),qwen2.5-coder-1.5b)" $(PYTHON)
 
 PREFIX ?= /usr/local
 install: $(parity) ## install the program and its contracts under PREFIX (default /usr/local)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# ci/deps.sh [--model] [--check]: the Debian/Ubuntu packages that a build needs, or with --model those that fetching a
-# model needs. --check only asks (exit 1: something is missing).
+# ci/deps.sh [--model | --lint] [--check]: the Debian/Ubuntu packages that a build needs, or with --model those that
+# fetching a model needs, or with --lint the linters. --check only asks (exit 1: something is missing).
 # Installs as root or through sudo without a password; otherwise prints the one line to run and fails.
 set -u
 if [ "${1:-}" = --model ]; then
@@ -8,6 +8,12 @@ if [ "${1:-}" = --model ]; then
     packages="python3 python3-pip"
     missing=no
     python3 -m pip --version >/dev/null 2>&1 || missing=yes
+elif [ "${1:-}" = --lint ]; then
+    shift
+    packages="clang-format codespell git"
+    missing=no
+    command -v clang-format >/dev/null 2>&1 && command -v codespell >/dev/null 2>&1 && command -v git >/dev/null 2>&1 ||
+        missing=yes
 else
     packages="gcc libc6-dev pkg-config libcjson-dev check libzstd-dev libpcre2-dev libssl-dev"
     modules="libcjson check libzstd libpcre2-8 libcrypto"
