@@ -16,6 +16,7 @@
 #include "format/gguf.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
+#include "ops/variant_info.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -158,12 +159,5 @@ struct fwd_path {
 /* The paths built in, in the order of paths.def. */
 const struct fwd_path *const *fwd_paths(int *n_paths);
 const struct fwd_path *fwd_path_find(const char *name); /* NULL: none */
-
-/* A row of variants.def, for `parity paths`. */
-struct fwd_variant_info {
-    const char *op, *variant;
-    unsigned needs; /* enum fwd_cpu bits */
-};
-bool fwd_variant_info(int i, struct fwd_variant_info *out);
 
 #endif

@@ -4,7 +4,7 @@
  * All memory is taken at open: one arena for buffers, one block for the KV cache, one copy of the packed weights. */
 #include "paths/q4k_cpu.h"
 
-#include "ops/table.h"
+#include "ops/variant_table.h"
 #include "quant/quant.h"
 
 #include <stdio.h>

@@ -8,7 +8,7 @@
 #define ENGINE_PATHS_REF_SESSION_H
 
 #include "engine.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 
 struct ref_override {
     fwd_override_fn *fn;

@@ -1,7 +1,7 @@
 /* engine/test/fuzz_tokenizer.c: two things from one input. A file that starts with "GGUF" is a vocabulary, opened or
  * refused, and used on a fixed text. Anything else is text for a made vocabulary: the first byte picks the
- * pre-tokenizer and the flags. What was encoded must decode; valid text must come back whole and give the same ids again;
- * PCRE2's compiled and interpreted patterns must cut it alike. */
+ * pre-tokenizer and the flags. What was encoded must decode; valid text must come back whole and give the same ids
+ * again; PCRE2's compiled and interpreted patterns must cut it alike. */
 #include "core/memory.h"
 #include "format/gguf.h"
 #include "model/tokenizer.h"

@@ -3,7 +3,7 @@
 #include "core/cpu.h"
 #include "core/half.h"
 #include "ops/act_quant/act_quant.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 
 #include <check.h>
 #include <math.h>

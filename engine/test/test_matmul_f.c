@@ -3,7 +3,7 @@
 #include "core/cpu.h"
 #include "core/memory.h"
 #include "ops/matmul_f/matmul_f.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 #include "quant/quant.h"
 
 #include <check.h>

@@ -6,7 +6,7 @@
 #include "core/memory.h"
 #include "ops/act_quant/act_quant.h"
 #include "ops/matmul_q/matmul_q.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 
 #include <check.h>
 #include <math.h>

@@ -10,7 +10,7 @@
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/rope/rope.h"
 #include "ops/swiglu/swiglu.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 
 #include <check.h>
 #include <math.h>

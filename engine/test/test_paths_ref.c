@@ -7,7 +7,7 @@
 #include "core/half.h"
 #include "engine.h"
 #include "ops/act_quant/act_quant.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 #include "paths/ref_ops.h"
 
 #include <check.h>

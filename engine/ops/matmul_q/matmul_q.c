@@ -6,7 +6,7 @@
 #include "core/memory.h"
 #include "ops/matmul_q/matmul_q_kernel.h"
 #include "ops/matmul_q/matmul_q_layout.h"
-#include "ops/table.h"
+#include "ops/variant_table.h"
 
 #include <string.h>
 

@@ -1,9 +1,8 @@
-/* engine/ops/table.c: the rows of variants.def and the choice among them. An op's header is included here so that its
- * function type is known; nothing else is needed to add a row. */
-#include "ops/table.h"
+/* engine/ops/variant_table.c: the rows of variants.def and the choice among them. An op's header is included here so
+ * that its function type is known; nothing else is needed to add a row. */
+#include "ops/variant_table.h"
 
 #include "core/cpu.h"
-#include "engine.h"
 #include "ops/act_quant/act_quant.h"
 #include "ops/add/add.h"
 #include "ops/attention/attention.h"
@@ -12,6 +11,7 @@
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/rope/rope.h"
 #include "ops/swiglu/swiglu.h"
+#include "ops/variant_info.h"
 
 #include <stddef.h>
 #include <string.h>

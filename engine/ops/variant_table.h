@@ -1,6 +1,6 @@
 /* engine/ops/table.h: the kernel variants of variants.def as data, and the one rule that chooses among them. */
-#ifndef ENGINE_OPS_TABLE_H
-#define ENGINE_OPS_TABLE_H
+#ifndef ENGINE_OPS_VARIANT_TABLE_H
+#define ENGINE_OPS_VARIANT_TABLE_H
 
 #include "core/status.h"
 

@@ -1,4 +1,4 @@
-/* engine/paths/table.c: the built-in paths, from paths.def. */
+/* engine/paths/path_table.c: the built-in paths, from paths.def. */
 #include "engine.h"
 
 #include <string.h>
