@@ -5,8 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { BUFFER_BYTES = 1 << 18 };
@@ -14,13 +16,23 @@ enum { BUFFER_BYTES = 1 << 18 };
 struct fwd_file_out {
     int fd;
     char *path;
-    char *tmp_path;
+    char *tmp_path;     /* "": path is a device or a pipe, and is written itself */
     uint64_t n_written; /* handed to write(2) or in the buffer */
     size_t n_held;
     unsigned char buffer[BUFFER_BYTES];
 };
 
+/* A rename over a device (/dev/null) would put a plain file in its place. */
+static bool is_special(const char *path, bool *is_folder) {
+    struct stat st;
+    bool exists = stat(path, &st) == 0;
+    *is_folder = exists && S_ISDIR(st.st_mode);
+    return exists && !S_ISREG(st.st_mode);
+}
+
 enum fwd_status fwd_file_out_begin(struct fwd_file_out **out, const char *path, struct fwd_error *err) {
+    bool is_folder, special = is_special(path, &is_folder);
+    FWD_FAIL_IF(is_folder, FWD_EIO, err, "%s: cannot be written: is a folder, expected a file", path);
     struct fwd_file_out *f = fwd_alloc(1, sizeof *f);
     FWD_FAIL_IF(!f, FWD_ENOMEM, err, "%s: no memory for an output buffer", path);
     size_t n = strlen(path) + 32;
@@ -30,8 +42,11 @@ enum fwd_status fwd_file_out_begin(struct fwd_file_out **out, const char *path, 
     f->path = fwd_strdup(path);
     f->tmp_path = fwd_alloc(n, 1);
     if (f->path && f->tmp_path) {
-        (void)snprintf(f->tmp_path, n, "%s.tmp.%ld", path, (long)getpid());
-        f->fd = open(f->tmp_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        f->tmp_path[0] = 0;
+        if (!special)
+            (void)snprintf(f->tmp_path, n, "%s.tmp.%ld", path, (long)getpid());
+        f->fd = special ? open(path, O_WRONLY | O_CLOEXEC)
+                        : open(f->tmp_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     }
     if (f->fd < 0) {
         int e = f->path && f->tmp_path ? errno : ENOMEM;
@@ -77,6 +92,11 @@ uint64_t fwd_file_out_size(const struct fwd_file_out *f) {
     return f->n_written;
 }
 
+static void remove_temporary(const struct fwd_file_out *f) {
+    if (f->tmp_path[0])
+        (void)unlink(f->tmp_path);
+}
+
 /* A rename is durable only once its folder is. */
 static void sync_folder(const char *path) {
     char *copy = fwd_strdup(path);
@@ -103,13 +123,13 @@ enum fwd_status fwd_file_out_commit(struct fwd_file_out *f, struct fwd_error *er
     if (close(f->fd) != 0 && rc == FWD_OK)
         rc = fwd_fail(err, FWD_EIO, __FILE__, __LINE__, "%s: close failed: %s", f->path, strerror(errno));
     f->fd = -1;
-    if (rc == FWD_OK && rename(f->tmp_path, f->path) != 0)
+    if (rc == FWD_OK && f->tmp_path[0] && rename(f->tmp_path, f->path) != 0)
         rc = fwd_fail(err, FWD_EIO, __FILE__, __LINE__, "%s: rename from %s failed: %s", f->path, f->tmp_path,
                       strerror(errno));
     if (rc == FWD_OK)
         sync_folder(f->path);
     else
-        (void)unlink(f->tmp_path);
+        remove_temporary(f);
     fwd_free(f->path);
     fwd_free(f->tmp_path);
     fwd_free(f);
@@ -120,7 +140,7 @@ void fwd_file_out_abort(struct fwd_file_out *f) {
     if (!f)
         return;
     (void)close(f->fd);
-    (void)unlink(f->tmp_path);
+    remove_temporary(f);
     fwd_free(f->path);
     fwd_free(f->tmp_path);
     fwd_free(f);

@@ -9,7 +9,8 @@
 
 struct fwd_file_out;
 
-/* Opens PATH.tmp.PID for writing; the error names PATH. */
+/* Opens PATH.tmp.PID for writing; the error names PATH. A PATH that is a device or a pipe is opened itself: it gets the
+ * bytes as they come. A folder is refused. */
 enum fwd_status fwd_file_out_begin(struct fwd_file_out **out, const char *path, struct fwd_error *err);
 enum fwd_status fwd_file_out_write(struct fwd_file_out *f, const void *data, size_t n_bytes, struct fwd_error *err);
 /* Bytes written so far. */

@@ -85,7 +85,7 @@ const struct fwd_gguf_kv *fwd_gguf_find_kv(const struct fwd_gguf *g, const char 
 
 static enum fwd_status map_file(struct part *part, struct fwd_error *err) {
     struct stat st;
-    int fd = open(part->path, O_RDONLY | O_CLOEXEC);
+    int fd = open(part->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     FWD_FAIL_IF(fd < 0, errno == ENOENT || errno == ENOTDIR ? FWD_ENOTFOUND : FWD_EIO, err, "%s: %s", part->path,
                 strerror(errno));
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size == 0) {

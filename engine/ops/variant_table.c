@@ -90,7 +90,7 @@ static enum fwd_status check_item(const struct force_item *item, unsigned caps, 
     FWD_FAIL_IF(!item->variant, FWD_EINPUT, err, "force: got \"%.*s\", expected op=variant", (int)item->op_len,
                 item->op);
     const struct fwd_variant *row = find_row(item->op, item->op_len, item->variant, item->variant_len);
-    FWD_FAIL_IF(!row, FWD_ENOTFOUND, err, "force: op \"%.*s\" has no variant \"%.*s\" in this build", (int)item->op_len,
+    FWD_FAIL_IF(!row, FWD_EINPUT, err, "force: op \"%.*s\" has no variant \"%.*s\" in this build", (int)item->op_len,
                 item->op, (int)item->variant_len, item->variant);
     char need[64], have[64];
     FWD_FAIL_IF(row->needs & ~caps, FWD_EUNAVAILABLE, err, "force: %s=%s needs %s, allowed is %s", row->op,

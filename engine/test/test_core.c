@@ -9,6 +9,7 @@
 #include "core/types.h"
 
 #include <check.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -158,9 +159,38 @@ START_TEST(file_appears_whole_or_not_at_all) {
     (void)fclose(in);
     ck_assert_str_eq(text, "second");
     (void)unlink(path);
+    ck_assert_int_eq(fwd_file_write(dir, "x", 1, &err), FWD_EIO);
+    ck_assert_msg(strstr(err.message, "is a folder") != NULL, "%s", err.message);
     ck_assert_int_eq(rmdir(dir), 0);
     ck_assert_int_eq(fwd_file_write(path, "x", 1, &err), FWD_EIO);
     ck_assert_msg(strstr(err.message, path) != NULL, "the message does not name the file: %s", err.message);
+}
+END_TEST
+
+/* What is no plain file is written, never replaced: here a pipe, and a device that is always full. */
+START_TEST(a_device_is_not_replaced) {
+    char dir[] = "/tmp/parity-core-XXXXXX", path[128], text[16] = "";
+    struct fwd_error err;
+    struct stat st;
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    (void)snprintf(path, sizeof path, "%s/pipe", dir);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    int fd = open(path, O_RDWR);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_msg(fwd_file_write(path, "abc", 3, &err) == FWD_OK, "%s", err.message);
+    ck_assert_int_eq(read(fd, text, sizeof text), 3);
+    (void)close(fd);
+    ck_assert(stat(path, &st) == 0 && S_ISFIFO(st.st_mode));
+    (void)unlink(path);
+    if (stat("/dev/full", &st) == 0 && S_ISCHR(st.st_mode)) {
+        (void)snprintf(path, sizeof path, "%s/full", dir);
+        ck_assert_int_eq(symlink("/dev/full", path), 0);
+        ck_assert_int_eq(fwd_file_write(path, "abc", 3, &err), FWD_EIO);
+        ck_assert_msg(strstr(err.message, path) != NULL, "%s", err.message);
+        ck_assert(lstat(path, &st) == 0 && S_ISLNK(st.st_mode));
+        (void)unlink(path);
+    }
+    ck_assert_msg(rmdir(dir) == 0, "something was left behind");
 }
 END_TEST
 
@@ -208,6 +238,7 @@ int main(void) {
     tcase_add_loop_test(tcase, pool_runs_every_thread_once_and_barriers_hold, 0, 4);
     tcase_add_test(tcase, ranges_cover_everything_once);
     tcase_add_test(tcase, file_appears_whole_or_not_at_all);
+    tcase_add_test(tcase, a_device_is_not_replaced);
     tcase_add_test(tcase, allocation_refuses_products_that_overflow);
     tcase_add_test(tcase, names_go_both_ways);
     tcase_add_test(tcase, caps_are_cut_to_the_machine);

@@ -656,7 +656,7 @@ START_TEST(test_open_errors) {
         {8, 8, FWD_F16, 0, "as:q4k-cpu", NULL, NULL, FWD_EINPUT},
         {8, 8, FWD_F16, 0, NULL, "sse9", NULL, FWD_EINPUT},
         {8, 8, FWD_F16, 0, NULL, "ref", "attention=avx2", FWD_EUNAVAILABLE},
-        {8, 8, FWD_F16, 0, NULL, NULL, "attention=fast", FWD_ENOTFOUND},
+        {8, 8, FWD_F16, 0, NULL, NULL, "attention=fast", FWD_EINPUT},
         {8, 8, FWD_F16, 0, NULL, NULL, "attention", FWD_EINPUT},
         {1 << 30, 1 << 30, FWD_F16, 0, NULL, NULL, NULL, FWD_ENOMEM},
     };

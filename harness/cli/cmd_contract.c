@@ -10,7 +10,13 @@
 #include <string.h>
 
 enum { MAX_WORDS = 256, MAX_RUNS = 64, DEFAULT_DECODE = 5, EXIT_OK = 0, EXIT_USAGE = 2, EXIT_REFUSED = 4 };
-static const char default_glob[] = "contracts/*.json";
+
+/* Every contract of the folder, here or where the program has its own. */
+static const char *default_glob(char *buffer, size_t n) {
+    char folder[4096];
+    (void)snprintf(buffer, n, "%s/*.json", par_data_path("contracts", folder, sizeof folder) ? folder : "contracts");
+    return buffer;
+}
 
 struct contract_options {
     const char *report_dir, *caps;
@@ -55,7 +61,8 @@ static void print_contract(const struct par_contract *c) {
 }
 
 static int list(const char *const *words, int n_words) {
-    static const char *const all[] = {default_glob};
+    char glob[4200];
+    const char *const all[] = {default_glob(glob, sizeof glob)};
     struct par_contract_set set;
     struct fwd_error err = {0};
     if (par_contracts_load(&set, n_words ? words : all, n_words ? n_words : 1, &err) != FWD_OK)
@@ -297,7 +304,8 @@ static enum fwd_status run_all(struct session *s, struct par_report *report, str
 }
 
 static int run(const struct contract_options *o, const char *const *words, int n_words) {
-    static const char *const all[] = {default_glob};
+    char glob[4200];
+    const char *const all[] = {default_glob(glob, sizeof glob)};
     struct fwd_error err = {0};
     if (n_words == 0)
         return fail_usage("%s: MODEL is missing", "contract run");

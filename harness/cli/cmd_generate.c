@@ -57,9 +57,7 @@ static void take_id(void *ud, int step, int32_t id, uint64_t logits_hash) {
 static enum fwd_status open_path(struct generation *g, struct fwd_error *err) {
     const struct generate_options *o = g->options;
     const char *name = o->path ? o->path : "q4k-cpu";
-    g->drive.path = fwd_path_find(name);
-    FWD_FAIL_IF(!g->drive.path, FWD_EINPUT, err, "path \"%s\": there is none of that name (`parity paths` lists them)",
-                name);
+    FWD_TRY(par_find_path(name, &g->drive.path, err));
     int64_t n_ids = (int64_t)g->input.n_ids + g->n_max;
     FWD_FAIL_IF(n_ids > INT_MAX, FWD_ERANGE, err, "got %d prompt ids and %d to make, expected at most %d together",
                 g->input.n_ids, g->n_max, INT_MAX);
@@ -137,12 +135,11 @@ static enum fwd_status generate(struct generation *g, struct fwd_error *err) {
     if (g->options->json)
         return print_json(g, err);
     (void)putchar('\n');
-    FWD_FAIL_IF(ferror(stdout) != 0, FWD_EIO, err, "standard output: write failed");
     return FWD_OK;
 }
 
 int cmd_generate(int argc, char **argv) {
-    struct generate_options o = {.common = {.n_decode = -1}};
+    struct generate_options o = {.common = {.n_decode = DEFAULT_COUNT}};
     struct par_opt rows[PAR_COMMON_OPTS + 8];
     int n_rows = fill_options(&o, rows), n_words;
     bool help;
@@ -155,7 +152,7 @@ int cmd_generate(int argc, char **argv) {
                          n_rows);
         return 0;
     }
-    struct generation g = {.options = &o, .n_max = o.common.n_decode >= 0 ? o.common.n_decode : DEFAULT_COUNT};
+    struct generation g = {.options = &o, .n_max = o.common.n_decode};
     enum fwd_status status = generate(&g, &err);
     if (g.drive.session)
         g.drive.path->close(g.drive.session);

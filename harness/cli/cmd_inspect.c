@@ -43,8 +43,6 @@ static int show_file(const struct fwd_gguf *file, bool with_tensors, bool with_k
     fwd_model_free(model);
     fwd_tokenizer_close(tokenizer);
     fwd_free(f);
-    if (status == FWD_OK && (fflush(stdout) || ferror(stdout)))
-        status = fwd_fail(err, FWD_EIO, __FILE__, __LINE__, "standard output: cannot be written");
     return status == FWD_OK ? EXIT_SHOWN : EXIT_REFUSED;
 }
 

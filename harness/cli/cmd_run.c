@@ -4,9 +4,7 @@
 #include "contract/contract_eval.h"
 #include "run/run.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { MAX_FAULTS = 8 };
 
@@ -137,7 +135,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (rc == FWD_OK)
         rc = par_find_path(o->paths, &options.cand, &err);
     if (rc == FWD_OK)
-        rc = par_common_knobs(&o->common, in->n_ids, &options.knobs, &options.schedule, &err);
+        rc = par_common_knobs(&o->common, in->n_ids + o->common.n_decode, &options.knobs, &options.schedule, &err);
     if (rc == FWD_OK)
         rc = parse_faults(o->fault, faults, &options.n_faults, &err);
     if (rc == FWD_OK)
@@ -161,7 +159,8 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
 }
 
 int cmd_run(int argc, char **argv) {
-    struct run_options o = {.ref = "f32", .paths = "q4k-cpu", .hypotheses = "contracts/hypotheses"};
+    struct run_options o = {.ref = "f32", .paths = "q4k-cpu"};
+    char hypotheses[4096];
     struct par_opt rows[PAR_COMMON_OPTS + 16];
     struct fwd_error err;
     struct par_input in;
@@ -184,6 +183,12 @@ int cmd_run(int argc, char **argv) {
     if (rc == FWD_OK && o.quick && o.full)
         rc = fwd_fail(&err, FWD_EINPUT, __FILE__, __LINE__, "--quick and --full exclude each other");
     o.common.model = model;
+    if (rc == FWD_OK && !o.hypotheses) {
+        if (par_data_path("contracts/hypotheses", hypotheses, sizeof hypotheses))
+            o.hypotheses = hypotheses;
+        else
+            (void)fprintf(stderr, "parity: no contracts/hypotheses here or beside the program: none is evaluated\n");
+    }
     if (rc == FWD_OK)
         rc = par_check_report_dir(o.report_dir, &err);
     if (rc == FWD_OK)

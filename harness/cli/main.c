@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { EXIT_USAGE = 2, EXIT_REFUSED = 4 };
+
 struct command {
     const char *name;
     int (*fn)(int argc, char **argv);
@@ -27,20 +29,34 @@ static void list(FILE *out) {
     (void)fprintf(out, "parity: do two forward paths of a language model compute the same thing, and if not, why?\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         (void)fprintf(out, "  parity %-10s %s\n", commands[i].name, commands[i].help);
-    (void)fprintf(out, "\n`parity COMMAND --help` tells the rest. Exit: 0 held, 1 diverged, 2 usage, 3 unmeasured or\n"
-                       "mistrusted, 4 refused or corrupt input, 5 non-finite.\n");
+    (void)fprintf(out, "\n`parity COMMAND --help` tells the rest. Exit:\n"
+                       "  0  held, or done\n"
+                       "  1  diverged\n"
+                       "  2  usage: the command line makes no sense, whatever the files hold\n"
+                       "  3  unmeasured or mistrusted\n"
+                       "  4  refused: a file that is missing, corrupt or of another kind, ids or a prompt that the\n"
+                       "     model has no room for, an output that cannot be written, or no memory\n"
+                       "  5  non-finite\n");
+}
+
+/* A result that did not reach its reader is no result. */
+static int finish(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    (void)fprintf(stderr, "parity: standard output: cannot be written (a full disk?)\n");
+    return EXIT_REFUSED;
 }
 
 int main(int argc, char **argv) {
     if (argc >= 2 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         list(stdout);
-        return 0;
+        return finish(0);
     }
     for (size_t i = 0; argc >= 2 && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].fn(argc - 1, argv + 1);
+            return finish(commands[i].fn(argc - 1, argv + 1));
     if (argc >= 2)
         (void)fprintf(stderr, "parity: \"%s\" is no command\n\n", argv[1]);
     list(stderr);
-    return 2;
+    return EXIT_USAGE;
 }

@@ -123,7 +123,8 @@ enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct f
     memset(knobs, 0, sizeof *knobs);
     knobs->size = sizeof *knobs;
     knobs->n_threads = c->threads;
-    FWD_FAIL_IF(c->n_ctx && c->n_ctx < n_ids, FWD_ERANGE, err, "--ctx: got %d, the ids alone are %d", c->n_ctx, n_ids);
+    FWD_FAIL_IF(c->n_ctx && c->n_ctx < n_ids, FWD_ERANGE, err,
+                "--ctx: got %d, expected at least the %d ids of the sequence", c->n_ctx, n_ids);
     knobs->n_ctx = c->n_ctx ? c->n_ctx : n_ids;
     knobs->n_seq = 1;
     knobs->n_batch = n_ids;
@@ -258,6 +259,23 @@ enum fwd_status par_resolve_model(const char *model, char *path, size_t n, struc
     return rc;
 }
 
+/* Positions beyond those the model was trained on are run only when --ctx asks for them. */
+static enum fwd_status check_context(const struct par_input *in, int n_decode, struct fwd_error *err) {
+    char key[128];
+    const char *arch;
+    size_t len;
+    uint64_t n_ctx;
+    int64_t n = (int64_t)in->n_ids + (n_decode > 0 ? n_decode : 0);
+    if (!fwd_gguf_get_str(in->file, "general.architecture", &arch, &len) || len > 64)
+        return FWD_OK;
+    (void)snprintf(key, sizeof key, "%.*s.context_length", (int)len, arch);
+    FWD_FAIL_IF(
+        fwd_gguf_get_u64(in->file, key, &n_ctx) && (uint64_t)n > n_ctx, FWD_ERANGE, err,
+        "prompt: got %d ids and %d to follow, expected at most the %llu positions of %s (--ctx %lld goes beyond)",
+        in->n_ids, n_decode > 0 ? n_decode : 0, (unsigned long long)n_ctx, key, (long long)n);
+    return FWD_OK;
+}
+
 enum fwd_status par_input_open(struct par_input *in, const struct par_common *c, struct fwd_error *err) {
     memset(in, 0, sizeof *in);
     FWD_FAIL_IF(!c->model, FWD_EINPUT, err, "MODEL is missing: a file, or a name that `parity fixture list` shows");
@@ -266,6 +284,8 @@ enum fwd_status par_input_open(struct par_input *in, const struct par_common *c,
         rc = fwd_gguf_open(&in->file, in->path, err);
     if (rc == FWD_OK)
         rc = make_ids(in, c, err);
+    if (rc == FWD_OK && !c->n_ctx)
+        rc = check_context(in, c->n_decode, err);
     if (rc != FWD_OK)
         par_input_close(in);
     return rc;
@@ -304,19 +324,60 @@ enum fwd_status par_loss_ids(const struct par_input *in, int32_t **ids, int *n, 
     return FWD_OK;
 }
 
-/* An unwritable folder should be known before minutes of work, not after. */
 enum fwd_status par_check_report_dir(const char *dir, struct fwd_error *err) {
-    char probe[4096];
+    char path[PATH_MAX];
+    struct fwd_error why;
+    struct fwd_file_out *f;
     struct stat st;
     if (!dir)
         return FWD_OK;
-    FWD_FAIL_IF(mkdir(dir, 0777) != 0 && errno != EEXIST, FWD_EIO, err, "report folder %s: %s", dir, strerror(errno));
-    FWD_FAIL_IF(stat(dir, &st) != 0 || !S_ISDIR(st.st_mode), FWD_EIO, err, "report folder %s: is not a folder", dir);
-    (void)snprintf(probe, sizeof probe, "%s/.parity-probe", dir);
-    struct fwd_file_out *f;
-    FWD_TRY(fwd_file_out_begin(&f, probe, err));
+    size_t n = strlen(dir);
+    FWD_FAIL_IF(n == 0, FWD_EINPUT, err, "--report: got an empty name, expected a folder");
+    FWD_FAIL_IF(n + 32 > sizeof path, FWD_EINPUT, err, "--report: a name of %zu bytes, expected at most %zu", n,
+                sizeof path - 32);
+    (void)snprintf(path, sizeof path, "%s/verdict.json", dir);
+    FWD_FAIL_IF(unlink(path) != 0 && errno != ENOENT && errno != ENOTDIR, FWD_EIO, err,
+                "report folder %s: the old verdict.json cannot be removed: %s", dir, strerror(errno));
+    (void)snprintf(path, sizeof path, "%s", dir);
+    while (stat(path, &st) != 0 && errno == ENOENT) {
+        char *slash = strrchr(path, '/');
+        if (slash == path)
+            (void)snprintf(path, sizeof path, "/.");
+        else if (slash)
+            *slash = 0;
+        else
+            (void)snprintf(path, sizeof path, ".");
+    }
+    bool usable = stat(path, &st) == 0;
+    FWD_FAIL_IF(!usable, FWD_EIO, err, "report folder %s cannot be written: %s", dir, strerror(errno));
+    FWD_FAIL_IF(!S_ISDIR(st.st_mode), FWD_EIO, err,
+                "report folder %s cannot be written: %s is a file, expected a folder", dir, path);
+    n = strlen(path);
+    (void)snprintf(path + n, sizeof path - n, "/.parity-probe");
+    FWD_FAIL_IF(fwd_file_out_begin(&f, path, &why) != FWD_OK, FWD_EIO, err, "report folder %s cannot be written: %s",
+                dir, why.message);
     fwd_file_out_abort(f);
     return FWD_OK;
+}
+
+bool par_data_path(const char *name, char *path, size_t n) {
+    static const char *const from_program[] = {"../share/parity", "../../.."}; /* installed; in build/MODE/bin */
+    char program[PATH_MAX];
+    (void)snprintf(path, n, "%s", name);
+    if (access(path, R_OK) == 0)
+        return true;
+    ssize_t len = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (len <= 0)
+        return false;
+    program[len] = 0;
+    char *slash = strrchr(program, '/');
+    for (size_t i = 0; slash && i < sizeof from_program / sizeof *from_program; i++) {
+        *slash = 0;
+        int need = snprintf(path, n, "%s/%s/%s", program, from_program[i], name);
+        if (need > 0 && (size_t)need < n && access(path, R_OK) == 0)
+            return true;
+    }
+    return false;
 }
 
 int par_complain(const struct fwd_error *err) {

@@ -68,12 +68,17 @@ void par_input_close(struct par_input *in);
 enum fwd_status par_find_path(const char *name, const struct fwd_path **out, struct fwd_error *err);
 /* The ids of the committed text on which a reference's loss must be plausible (fwd_free); 0 without a tokenizer. */
 enum fwd_status par_loss_ids(const struct par_input *in, int32_t **ids, int *n, struct fwd_error *err);
-/* Makes the folder if it is missing and tries to write there: an unwritable one should be known before minutes of
- * work, not after. NULL is no folder. */
+/* Tries to write in the folder, or where it would be made: an unwritable one should be known before minutes of work,
+ * not after. Makes nothing. An old verdict.json is removed: it must not speak for a run that was refused. NULL: no
+ * folder. */
 enum fwd_status par_check_report_dir(const char *dir, struct fwd_error *err);
 
-/* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 usage, 4 refused or corrupt.
- */
+/* Where a file or folder that the program comes with (contracts/hypotheses) is: in the current folder, where `make
+ * install` puts it beside the program, or in the tree that the program was built in. False: nowhere. */
+bool par_data_path(const char *name, char *path, size_t n);
+
+/* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 for FWD_EINPUT (the command
+ * line makes no sense, whatever the files hold), 4 for every other. */
 int par_complain(const struct fwd_error *err);
 
 /* Progress on stderr when it is a terminal; done < 0 clears the line. */

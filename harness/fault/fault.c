@@ -33,6 +33,15 @@ const struct par_fault_row *par_fault_row(int i) {
     return i >= 0 && i < (int)(sizeof rows / sizeof *rows) ? &rows[i] : NULL;
 }
 
+static enum fwd_status fail_unknown(const char *text, size_t name_len, struct fwd_error *err) {
+    char known[320] = "";
+    size_t used = 0;
+    for (int i = 0; par_fault_row(i) && used < sizeof known; i++)
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", rows[i].name);
+    FWD_FAIL(FWD_EINPUT, err, "--fault: got \"%.*s\", expected one of %s", name_len < 64 ? (int)name_len : 64, text,
+             known);
+}
+
 enum fwd_status par_fault_parse(const char *text, struct par_fault *out, struct fwd_error *err) {
     size_t name_len = strcspn(text, "@");
     memset(out, 0, sizeof *out);
@@ -40,8 +49,8 @@ enum fwd_status par_fault_parse(const char *text, struct par_fault *out, struct 
     for (int i = 0; par_fault_row(i); i++)
         if (strlen(rows[i].name) == name_len && !strncmp(rows[i].name, text, name_len))
             out->row = &rows[i];
-    FWD_FAIL_IF(!out->row, FWD_EINPUT, err, "--fault: no fault \"%.*s\"; `parity selftest --list` names them",
-                (int)name_len, text);
+    if (!out->row)
+        return fail_unknown(text, name_len, err);
     out->op = out->row->op;
     if (text[name_len] == 0)
         return FWD_OK;

@@ -91,7 +91,8 @@ static enum fwd_status bind_tensor(struct spec_weight *w, const struct fwd_gguf 
     *w = (struct spec_weight){0};
     const struct fwd_gguf_tensor *t = fwd_gguf_find(file, name);
     if (!t) {
-        FWD_FAIL_IF(!optional, FWD_EMISSING, err, "tensor %s: not in the file", name);
+        FWD_FAIL_IF(!optional, FWD_EMISSING, err, "tensor %s: missing in the file, expected for this architecture",
+                    name);
         return FWD_OK;
     }
     uint64_t rows = t->ne[1] * t->ne[2] * t->ne[3];
@@ -99,8 +100,11 @@ static enum fwd_status bind_tensor(struct spec_weight *w, const struct fwd_gguf 
                 "tensor %s: %llu x %llu, expected %lld x %lld", name, (unsigned long long)rows,
                 (unsigned long long)t->ne[0], (long long)n_rows, (long long)n_cols);
     int64_t row_bytes = par_decode_row_bytes(t->type, n_cols);
-    FWD_FAIL_IF(row_bytes == 0, FWD_ETYPE, err, "tensor %s: rows of %lld values of type %u cannot be decoded", name,
-                (long long)n_cols, t->type);
+    FWD_FAIL_IF(
+        row_bytes == 0, FWD_ETYPE, err,
+        "tensor %s: rows of %lld values of type %u cannot be decoded, expected F32, F16, BF16, Q4_0 to Q8_0 or Q2_K "
+        "to Q6_K in whole blocks",
+        name, (long long)n_cols, t->type);
     FWD_FAIL_IF(t->data == NULL || t->n_bytes != rows * (uint64_t)row_bytes, FWD_ECORRUPT, err,
                 "tensor %s: %llu bytes, expected %llu", name, (unsigned long long)t->n_bytes,
                 (unsigned long long)(rows * (uint64_t)row_bytes));

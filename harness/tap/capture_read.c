@@ -173,7 +173,7 @@ enum fwd_status par_capture_open_bytes(struct par_capture **out, const uint8_t *
 
 enum fwd_status par_capture_open(struct par_capture **out, const char *path, struct fwd_error *err) {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     FWD_FAIL_IF(fd < 0, errno == ENOENT ? FWD_ENOTFOUND : FWD_EIO, err, "%s: cannot be opened: %s", path,
                 strerror(errno));
     bool usable = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0;

@@ -88,7 +88,7 @@ START_TEST(resolves) {
     ck_assert_int_eq(par_model_resolve(r, "small", folder, path, sizeof path, &err), FWD_ENOTFOUND);
     ck_assert_msg(strstr(err.message, "make model NAME=small"), "%s", err.message);
     ck_assert_int_eq(par_model_resolve(r, "", folder, path, sizeof path, &err), FWD_EINPUT);
-    ck_assert_int_eq(par_model_resolve(r, folder, folder, path, sizeof path, &err), FWD_EINPUT);
+    ck_assert_int_eq(par_model_resolve(r, folder, folder, path, sizeof path, &err), FWD_EUNSUPPORTED);
 
     ck_assert_int_eq(fwd_file_write(file, "1234", 4, NULL), FWD_OK);
     ck_assert_int_eq(par_model_resolve(r, "small", folder, path, sizeof path, &err), FWD_ESHAPE);
