@@ -60,6 +60,10 @@ struct par_report_proof { /* of the measurement itself: neutral taps, determinis
     const char *name, *value;
     enum par_verdict verdict; /* UNMEASURED when it was not made, MISTRUSTED when it failed */
 };
+struct par_report_figure { /* what contracts and hypotheses speak of, see contract/figures.h */
+    const char *name;
+    double value;
+};
 struct par_report_coverage {
     const char *path, *schedule, *what;
     int64_t n_done, n_total;
@@ -99,6 +103,8 @@ struct par_report {
     int n_proofs;
     const struct par_report_pair *receipt; /* build, host, cpu, threads, seconds per part, peak RSS, date */
     int n_receipt;
+    const struct par_report_figure *figures;
+    int n_figures;
     struct par_text *text;
 };
 

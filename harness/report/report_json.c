@@ -16,7 +16,8 @@ static bool put_row(cJSON *o, const struct par_op_row *row) {
     if (!o || !put_verdict(o, par_row_shown(row)) || !par_put_count(o, "n_judged", row->n_judged) ||
         !par_put_count(o, "n_over", row->n_over) || !par_put_count(o, "n_nonfinite_got", row->n_nonfinite_got) ||
         !par_put_count(o, "n_nonfinite_expected", row->n_nonfinite_expected) ||
-        !par_put_count(o, "n_nonfinite_mismatch", row->n_nonfinite_mismatch) || !par_put_text(o, "note", row->note))
+        !par_put_count(o, "n_nonfinite_mismatch", row->n_nonfinite_mismatch) || !par_put_text(o, "note", row->note) ||
+        !par_put_bool(o, "absent", row->absent))
         return false;
     if (row->n_judged == 0) /* the rest would be the zeros of an empty row */
         return true;
@@ -100,6 +101,13 @@ static bool put_contracts(cJSON *array, const struct par_report *r) {
     return array != NULL;
 }
 
+static bool put_figures(cJSON *object, const struct par_report *r) {
+    for (int i = 0; i < r->n_figures; i++)
+        if (!par_put_real(object, r->figures[i].name, r->figures[i].value))
+            return false;
+    return object != NULL;
+}
+
 static bool put_coverage(cJSON *array, const struct par_report *r) {
     for (int i = 0; i < r->n_coverage; i++) {
         const struct par_report_coverage *c = &r->coverage[i];
@@ -166,7 +174,8 @@ char *par_report_json(const struct par_report *r) {
               put_pairs(par_put_array(root, "configuration"), r->config, r->n_config) &&
               put_pairs(par_put_array(root, "variants"), r->variants, r->n_variants) &&
               put_proofs(par_put_array(root, "proofs"), r) &&
-              put_pairs(par_put_array(root, "receipt"), r->receipt, r->n_receipt);
+              put_pairs(par_put_array(root, "receipt"), r->receipt, r->n_receipt) &&
+              put_figures(par_put_object(root, "figures"), r);
     return par_put_finish(root, ok);
 }
 

@@ -38,9 +38,9 @@ static bool is_worse(const struct par_op_row *a, const struct par_op_row *b) {
 void par_op_group_fill(const struct par_report *r, enum par_side side, enum fwd_op op, struct par_op_group *g) {
     *g = (struct par_op_group){.verdict = PAR_HELD};
     for (int i = 0; i < r->n_ops; i++) {
-        if (r->ops[i].op != op)
-            continue;
         const struct par_op_row *row = par_side_row(&r->ops[i], side);
+        if (r->ops[i].op != op || row->absent)
+            continue;
         enum par_verdict v = par_row_shown(row);
         g->n_rows++;
         g->n_held += v == PAR_HELD;

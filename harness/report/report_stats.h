@@ -17,7 +17,7 @@ bool par_verdict_accuses(enum par_verdict v);
 /* Elements judged on one side, over all ops. */
 uint64_t par_report_n_judged(const struct par_report *r, enum par_side side);
 
-/* All layers of one op on one side. */
+/* All layers of one op on one side; rows of an op that the path does not have are left out: n_rows == 0 is absent. */
 struct par_op_group {
     int n_rows, n_held, n_unmeasured, n_accused;
     uint64_t n_judged, n_over;

@@ -206,7 +206,7 @@ static void put_group(const struct par_op_group *g, FILE *out) {
     if (g->n_judged && g->worst->layer >= 0)
         (void)snprintf(layer, sizeof layer, "%d", g->worst->layer);
     if (g->n_rows == 0)
-        (void)fprintf(out, " | %-10s %10s %8s %8s %4s", "no rows", "", "", "", "");
+        (void)fprintf(out, " | %-10s %10s %8s %8s %4s", "absent", "", "", "", "");
     else
         (void)fprintf(out, " | %-10s %10llu %8llu %8s %4s", par_verdict_name(g->verdict),
                       (unsigned long long)g->n_judged, (unsigned long long)g->n_over, ratio, layer);
@@ -223,7 +223,7 @@ static void put_op_kinds(const struct par_report *r, FILE *out) {
         struct par_op_group ref, cand;
         par_op_group_fill(r, PAR_SIDE_REF, (enum fwd_op)op, &ref);
         par_op_group_fill(r, PAR_SIDE_CAND, (enum fwd_op)op, &cand);
-        if (ref.n_rows == 0)
+        if (ref.n_rows == 0 && cand.n_rows == 0)
             continue;
         (void)fprintf(out, "%-14s", fwd_op_name((enum fwd_op)op));
         put_group(&ref, out);

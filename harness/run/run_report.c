@@ -416,6 +416,21 @@ static void add_loss_proof(struct par_run *r) {
                                             loss, uniform));
 }
 
+static enum fwd_status copy_figures(struct par_run *r, struct fwd_error *err) {
+    const char *name;
+    double value;
+    int n = 0;
+    while (par_figures_at(r->figures, n, &name, &value))
+        n++;
+    struct par_report_figure *rows = par_text_alloc(r->text, (size_t)n * sizeof *rows);
+    FWD_FAIL_IF(!rows, FWD_ENOMEM, err, "report: no memory for %d figures", n);
+    for (int i = 0; par_figures_at(r->figures, i, &name, &value); i++)
+        rows[i] = (struct par_report_figure){par_text_printf(r->text, "%s", name), value};
+    r->report->figures = rows;
+    r->report->n_figures = n;
+    return FWD_OK;
+}
+
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {
     struct par_report *p = r->report;
     char sha[65];
@@ -438,6 +453,7 @@ enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {
     first_page(r);
     add_loss_proof(r);
     fill_receipt(r);
+    FWD_TRY(copy_figures(r, err));
     FWD_FAIL_IF(!par_figures_ok(r->figures), FWD_ENOMEM, err, "report: no memory for the figures");
     return FWD_OK;
 }
