@@ -54,10 +54,15 @@ expect 3 "expected q4k-cuda" $run --contract "$dir/elsewhere.json"
 expect 3 "no.such.figure not measured" $run --contract "$dir/unknown.json"
 expect 4 "no file" $run --contract "$dir/none*.json"
 expect 1 "DIVERGED.*FALSIFY-TEST-001" $run --contract "$dir/held.json" --fault q4k-min-dropped
+expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-004" $run --contract "contracts/*.json" --fault rope-pairing
+expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-003" $run --contract "contracts/*.json" --fault kv-row-stale
+expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-005" $run --contract "contracts/*.json" --fault eps-other-model
 
 expect 3 "this program has no path q4k-cuda" "$parity" contract run "$dir/elsewhere.json" "$dir/m.gguf" --report "$dir/r"
 grep -q '<testcase classname="elsewhere" name="FALSIFY-TEST-001">' "$dir/r/junit.xml" || {
     echo "FAILED: junit.xml has no case of the contract"
     failed=1
 }
+expect 4 "not a GGUF file" "$parity" contract run "$dir/held.json" fixtures/models.json --report "$dir/r"
+[ ! -e "$dir/r/junit.xml" ] || { echo "FAILED: an old junit.xml outlived a refused run"; failed=1; }
 exit $failed

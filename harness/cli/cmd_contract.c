@@ -6,8 +6,9 @@
 #include "report/sha256.h"
 #include "run/run.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_WORDS = 256, MAX_RUNS = 64, DEFAULT_DECODE = 5, EXIT_OK = 0, EXIT_USAGE = 2, EXIT_REFUSED = 4 };
 
@@ -197,7 +198,7 @@ static enum fwd_status run_on(const struct session *s, struct planned *p, const 
     write_command(s, p, command, sizeof command);
     FWD_TRY(par_find_path(p->is.ref, &options.ref, err));
     FWD_TRY(par_find_path(p->is.path, &options.cand, err));
-    FWD_TRY(par_common_knobs(common, in->n_ids, &options.knobs, &options.schedule, err));
+    FWD_TRY(par_common_knobs(common, in->n_ids + p->is.decode, &options.knobs, &options.schedule, err));
     p->figures = par_figures_create();
     FWD_FAIL_IF(!p->figures, FWD_ENOMEM, err, "contracts: no memory for figures");
     FWD_TRY(par_loss_ids(in, &loss, &options.n_loss_ids, err));
@@ -275,6 +276,7 @@ static enum fwd_status write_reports(const struct session *s, const struct par_r
         (void)snprintf(path, sizeof path, "%s/run-%d", s->o->report_dir, i + 1);
         FWD_TRY(par_report_write(&s->runs[i].report, path, err));
     }
+    FWD_TRY(par_report_make_folder(s->o->report_dir, err));
     char *xml = par_report_junit_contracts(report);
     FWD_FAIL_IF(!xml, FWD_ENOMEM, err, "contracts: no memory for junit.xml");
     (void)snprintf(path, sizeof path, "%s/junit.xml", s->o->report_dir);
@@ -283,12 +285,24 @@ static enum fwd_status write_reports(const struct session *s, const struct par_r
     return rc;
 }
 
+/* An old junit.xml must not speak for a run that came to no end. */
+static enum fwd_status remove_old(const char *dir, struct fwd_error *err) {
+    char path[4096];
+    if (!dir)
+        return FWD_OK;
+    (void)snprintf(path, sizeof path, "%s/junit.xml", dir);
+    FWD_FAIL_IF(unlink(path) != 0 && errno != ENOENT && errno != ENOTDIR, FWD_EIO, err, "%s: cannot be removed: %s",
+                path, strerror(errno));
+    return FWD_OK;
+}
+
 static enum fwd_status run_all(struct session *s, struct par_report *report, struct fwd_error *err) {
     struct par_common common = {.model = s->model};
     char path[4096];
     struct fwd_gguf *file;
     FWD_FAIL_IF(!common.model, FWD_EINPUT, err, "contract run: MODEL is missing");
     FWD_TRY(par_check_report_dir(s->o->report_dir, err));
+    FWD_TRY(remove_old(s->o->report_dir, err));
     FWD_TRY(par_resolve_model(s->model, path, sizeof path, err));
     FWD_TRY(fwd_gguf_open(&file, path, err));
     enum fwd_status rc = par_sha256_model(file, s->sha256, err);

@@ -131,6 +131,8 @@ char *par_report_verdict_json(const struct par_report *r); /* the small one: ver
 char *par_report_junit(const struct par_report *r);
 char *par_report_junit_contracts(const struct par_report *r); /* the contracts alone, of any number of runs */
 char *par_report_markdown(const struct par_report *r);
+/* The folder and its parents, where they are missing. */
+enum fwd_status par_report_make_folder(const char *dir, struct fwd_error *err);
 /* Writes report.txt, report.json, verdict.json, junit.xml, report.md into dir (made if missing), each whole or not. */
 enum fwd_status par_report_write(const struct par_report *r, const char *dir, struct fwd_error *err);
 

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static enum fwd_status make_folder(const char *dir, struct fwd_error *err) {
+enum fwd_status par_report_make_folder(const char *dir, struct fwd_error *err) {
     struct stat st;
     char *path = fwd_strdup(dir);
     FWD_FAIL_IF(!path, FWD_ENOMEM, err, "report folder %s: no memory for its name", dir);
@@ -72,7 +72,7 @@ static enum fwd_status write_one(const struct par_report *r, const char *dir, co
 }
 
 enum fwd_status par_report_write(const struct par_report *r, const char *dir, struct fwd_error *err) {
-    FWD_TRY(make_folder(dir, err));
+    FWD_TRY(par_report_make_folder(dir, err));
     FWD_TRY(remove_old(dir, "verdict.json", err));
     FWD_TRY(write_one(r, dir, "report.txt", text_of, err));
     FWD_TRY(write_one(r, dir, "report.json", par_report_json, err));
