@@ -113,7 +113,7 @@ static enum fwd_status print_json(const struct generation *g, struct fwd_error *
     cJSON *hashes = cJSON_AddArrayToObject(root, "logits_hashes");
     for (int i = 0; i < g->n_made; i++) {
         char hex[24];
-        (void)snprintf(hex, sizeof hex, "%016llx", (unsigned long long)g->hashes[i]);
+        (void)snprintf(hex, sizeof hex, "0x%016llx", (unsigned long long)g->hashes[i]);
         cJSON_AddItemToArray(hashes, cJSON_CreateString(hex));
     }
     (void)cJSON_AddStringToObject(root, "end", ends[g->end]);

@@ -21,7 +21,8 @@ struct par_report_op { /* one op of one layer, both sides */
 };
 struct par_report_logits { /* one position */
     int pos;
-    bool decode; /* teacher-forced decode step, not prompt */
+    bool decode;          /* teacher-forced decode step, not prompt */
+    uint64_t logits_hash; /* fwd_hash64 of the candidate's row, as `parity generate` says it of the same position */
     struct par_logit_metrics m;
     double spread;   /* explained spread: the ensemble's quantile of max(e_j - e_1) (scaled), or NaN: not measured */
     double distance; /* relative L2 of the centred difference */

@@ -49,12 +49,12 @@ static bool put_logits(cJSON *array, const struct par_report *r) {
         cJSON *o = par_push_object(array);
         if (!o || !par_put_int(o, "pos", l->pos) || !par_put_bool(o, "decode", l->decode) ||
             !put_verdict(o, l->verdict) || !par_put_text(o, "what", l->what) ||
-            !par_put_int(o, "top_ref", l->m.top_ref) || !par_put_int(o, "top_got", l->m.top_got) ||
-            !par_put_exact(o, "margin_ref", l->m.margin_ref) || !par_put_exact(o, "margin_got", l->m.margin_got) ||
-            !par_put_exact(o, "gap_in_ref", l->m.gap_in_ref) || !par_put_real(o, "kl", l->m.kl) ||
-            !par_put_int(o, "topk_overlap", l->m.topk_overlap) || !par_put_int(o, "k", l->m.k) ||
-            !par_put_exact(o, "spread", l->spread) || !par_put_exact(o, "distance", l->distance) ||
-            !par_put_exact(o, "spread_distance", l->spread_distance) ||
+            !par_put_hash(o, "logits_hash", l->logits_hash) || !par_put_int(o, "top_ref", l->m.top_ref) ||
+            !par_put_int(o, "top_got", l->m.top_got) || !par_put_exact(o, "margin_ref", l->m.margin_ref) ||
+            !par_put_exact(o, "margin_got", l->m.margin_got) || !par_put_exact(o, "gap_in_ref", l->m.gap_in_ref) ||
+            !par_put_real(o, "kl", l->m.kl) || !par_put_int(o, "topk_overlap", l->m.topk_overlap) ||
+            !par_put_int(o, "k", l->m.k) || !par_put_exact(o, "spread", l->spread) ||
+            !par_put_exact(o, "distance", l->distance) || !par_put_exact(o, "spread_distance", l->spread_distance) ||
             !par_put_metrics(par_put_object(o, "diff"), &l->m.diff))
             return false;
     }

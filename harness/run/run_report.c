@@ -57,6 +57,7 @@ static void judge_position(const struct par_run *r, int i, struct par_report_log
     const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_cand + (int64_t)i * r->n_vocab;
     row->pos = r->want_pos[i];
     row->decode = row->pos >= r->n_prompt;
+    row->logits_hash = fwd_hash64(got, (size_t)r->n_vocab * sizeof *got);
     par_logits_compare(ref, got, r->n_vocab, 10, &row->m);
     row->distance = par_centred_distance(ref, got, r->n_vocab);
     row->spread = r->n_spread ? r->spread_flip[i] : (double)NAN;
