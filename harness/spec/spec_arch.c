@@ -108,7 +108,7 @@ static enum fwd_status bind_tensor(struct spec_weight *w, const struct fwd_gguf 
     FWD_FAIL_IF(t->data == NULL || t->n_bytes != rows * (uint64_t)row_bytes, FWD_ECORRUPT, err,
                 "tensor %s: %llu bytes, expected %llu", name, (unsigned long long)t->n_bytes,
                 (unsigned long long)(rows * (uint64_t)row_bytes));
-    *w = (struct spec_weight){t->name, t->type, (int64_t)rows, n_cols, row_bytes, t->data};
+    *w = (struct spec_weight){t->name, t->type, (int64_t)rows, n_cols, row_bytes, t->data, t};
     return FWD_OK;
 }
 
@@ -183,6 +183,7 @@ static enum fwd_status bind_model(struct par_spec_model *m, const struct fwd_ggu
 enum fwd_status par_spec_open(struct par_spec_model **out, const struct fwd_gguf *file, struct fwd_error *err) {
     struct par_spec_model *m = fwd_calloc(1, sizeof *m);
     FWD_FAIL_IF(!m, FWD_ENOMEM, err, "spec: no memory for a model");
+    m->file = file;
     enum fwd_status st = bind_model(m, file, err);
     if (st != FWD_OK) {
         par_spec_close(m);

@@ -11,6 +11,7 @@ struct spec_weight {
     uint32_t type;
     int64_t n_rows, n_cols, row_bytes;
     const uint8_t *data;
+    const struct fwd_gguf_tensor *tensor; /* whose bytes these are */
 };
 
 struct spec_layer {
@@ -20,6 +21,7 @@ struct spec_layer {
 
 struct par_spec_model {
     struct par_spec_config config;
+    const struct fwd_gguf *file;
     struct spec_weight embedding, output_norm, output; /* output is the embedding again when tied */
     struct spec_weight rope_factors;                   /* [n_rope / 2] F32, or absent */
     struct spec_layer *layers;
