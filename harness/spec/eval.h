@@ -55,6 +55,7 @@ void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64
 
 /* The evaluator of ev->e->op over the positions in ev->pos; false from par_eval_has: there is none. */
 bool par_eval_has(enum fwd_op op);
+bool par_eval_is_matmul(enum fwd_op op);
 enum fwd_status par_eval_run(struct eval *ev, struct fwd_error *err);
 
 /* Evaluators. Each has checked its shapes before it starts threads; FWD_ESHAPE / FWD_EINPUT otherwise. */

@@ -321,7 +321,8 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     }
     enum fwd_status st = run_matmul(&t, err);
     /* A matrix is read from end to end: let its pages go, or the whole file stays beside the candidate's copy of it. */
-    fwd_gguf_drop_pages(ev->m->file, t.w->tensor);
+    if (t.w->tensor)
+        fwd_gguf_drop_pages(ev->m->file, t.w->tensor);
     fwd_free(bias_row);
     fwd_free(t.code);
     fwd_free(t.sum16);

@@ -2,6 +2,7 @@
  * the whole sequence, which a cache must still hold at every later call. One sequence at a time. */
 #include "spec/judge.h"
 
+#include "spec/judge_batch.h"
 #include "spec/ratio_histogram.h"
 
 #include <stdio.h>
@@ -33,6 +34,8 @@ struct par_judge {
     int n_rows;
     struct par_op_row *rows;
     struct par_ratio_histogram *hists; /* one a row */
+    struct judge_batch *batches;       /* one a row: calls that wait for more positions */
+    int batch_positions;
     struct kept kept[FWD_OP_COUNT][FORM_COUNT];
     struct history *keys, *values; /* one a layer */
     int32_t *tokens;
@@ -78,9 +81,11 @@ enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_mod
     j->n_rows = 1 + (int)n_layer * LAYER_OPS + RESULT_OPS;
     j->rows = fwd_calloc((size_t)j->n_rows, sizeof *j->rows);
     j->hists = fwd_calloc((size_t)j->n_rows, sizeof *j->hists);
+    j->batches = fwd_calloc((size_t)j->n_rows, sizeof *j->batches);
+    j->batch_positions = par_batch_positions(m);
     j->keys = fwd_calloc(n_layer, sizeof *j->keys);
     j->values = fwd_calloc(n_layer, sizeof *j->values);
-    if (!j->rows || !j->hists || !j->keys || !j->values) {
+    if (!j->rows || !j->hists || !j->batches || !j->keys || !j->values) {
         par_judge_close(j);
         FWD_FAIL(FWD_ENOMEM, err, "judge: no memory for %d rows", j->n_rows);
     }
@@ -95,6 +100,8 @@ void par_judge_close(struct par_judge *j) {
     for (int op = 0; op < FWD_OP_COUNT; op++)
         for (int form = 0; form < FORM_COUNT; form++)
             fwd_free(j->kept[op][form].bytes);
+    for (int i = 0; j->batches && i < j->n_rows; i++)
+        par_batch_clear(&j->batches[i]);
     for (int il = 0; il < par_spec_config(j->model)->n_layer; il++) {
         if (j->keys)
             fwd_free(j->keys[il].bytes);
@@ -105,10 +112,76 @@ void par_judge_close(struct par_judge *j) {
     fwd_free(j->values);
     fwd_free(j->rows);
     fwd_free(j->hists);
+    fwd_free(j->batches);
     fwd_free(j->tokens);
     fwd_free(j->sample);
     fwd_free(j->covered);
     fwd_free(j);
+}
+
+/* ---- counting
+ * -------------------------------------------------------------------------------------------------------- */
+/* Makes *p at least n bytes long, new bytes zero. */
+static enum fwd_status grow(uint8_t **p, size_t *have, size_t n, struct fwd_error *err) {
+    if (*p && *have >= n)
+        return FWD_OK;
+    size_t want = n + n / 2 + 64;
+    uint8_t *q = fwd_realloc(*p, *have, want, 1);
+    FWD_FAIL_IF(!q, FWD_ENOMEM, err, "judge: no memory for %zu bytes", want);
+    memset(q + *have, 0, want - *have);
+    *p = q;
+    *have = want;
+    return FWD_OK;
+}
+
+/* Judges one call, or several as one, and marks its positions. */
+static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *e, struct fwd_error *err) {
+    int at = row_index(j, e->op, e->layer);
+    uint64_t before = j->rows[at].n_judged;
+    FWD_TRY(par_judge_eval(j->model, j->options.pool, e, &j->rows[at], &j->hists[at], err));
+    if (j->rows[at].n_judged == before || e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE)
+        return FWD_OK;
+    FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(e->pos0 + e->n_pos), err));
+    for (int i = 0; i < e->n_pos; i++)
+        j->covered[e->pos0 + i] |= e->judge_pos[i];
+    return FWD_OK;
+}
+
+static enum fwd_status judge_waiting(struct par_judge *j, int at, struct fwd_error *err) {
+    struct judge_batch *b = &j->batches[at];
+    if (!b->bytes)
+        return FWD_OK;
+    struct par_eval e = {.op = b->out.op,
+                         .layer = j->rows[at].layer,
+                         .pos0 = b->out.pos0,
+                         .n_pos = b->out.n_pos,
+                         .judge_pos = b->judge_pos,
+                         .n_in = 1,
+                         .in = {&b->in},
+                         .out = &b->out,
+                         .numerics = &b->numerics};
+    enum fwd_status st = judge_call(j, &e, err);
+    par_batch_clear(b);
+    return st;
+}
+
+static enum fwd_status judge_all_waiting(struct par_judge *j, struct fwd_error *err) {
+    for (int i = 0; i < j->n_rows; i++)
+        FWD_TRY(judge_waiting(j, i, err));
+    return FWD_OK;
+}
+
+/* Judges the call now, or when more of its kind have come. */
+static enum fwd_status judge_or_wait(struct par_judge *j, const struct par_eval *e, struct fwd_error *err) {
+    int at = row_index(j, e->op, e->layer);
+    struct judge_batch *b = &j->batches[at];
+    bool wait = par_batch_can_wait(e, j->batch_positions);
+    if (!wait || !par_batch_fits(b, e, j->batch_positions))
+        FWD_TRY(judge_waiting(j, at, err));
+    if (!wait)
+        return judge_call(j, e, err);
+    FWD_TRY(par_batch_add(b, e, j->batch_positions, err));
+    return b->out.n_pos == j->batch_positions ? judge_waiting(j, at, err) : FWD_OK;
 }
 
 /* ---- sequences
@@ -120,7 +193,8 @@ static void drop_kept(struct par_judge *j) {
 }
 
 enum fwd_status par_judge_seq_begin(struct par_judge *j, struct fwd_error *err) {
-    (void)err;
+    if (j->failure.code == FWD_OK)
+        FWD_TRY(judge_all_waiting(j, err));
     drop_kept(j);
     for (int il = 0; il < par_spec_config(j->model)->n_layer; il++)
         j->keys[il].n = j->values[il].n = 0;
@@ -140,19 +214,6 @@ enum fwd_status par_judge_tokens(struct par_judge *j, const int32_t *tokens, int
 
 /* ---- copies
  * ---------------------------------------------------------------------------------------------------------- */
-/* Makes *p at least n bytes long, new bytes zero. */
-static enum fwd_status grow(uint8_t **p, size_t *have, size_t n, struct fwd_error *err) {
-    if (*p && *have >= n)
-        return FWD_OK;
-    size_t want = n + n / 2 + 64;
-    uint8_t *q = fwd_realloc(*p, *have, want, 1);
-    FWD_FAIL_IF(!q, FWD_ENOMEM, err, "judge: no memory for %zu bytes", want);
-    memset(q + *have, 0, want - *have);
-    *p = q;
-    *have = want;
-    return FWD_OK;
-}
-
 static enum form form_of(enum fwd_dtype t) {
     return t == FWD_Q8_K ? FORM_Q8_K : t == FWD_Q8_32 ? FORM_Q8_32 : FORM_FLOAT;
 }
@@ -345,13 +406,6 @@ static enum fwd_status pick_positions(struct par_judge *j, const struct fwd_view
     return FWD_OK;
 }
 
-static enum fwd_status cover_positions(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
-    FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(v->pos0 + v->n_pos), err));
-    for (int i = 0; i < v->n_pos; i++)
-        j->covered[v->pos0 + i] |= j->sample[i];
-    return FWD_OK;
-}
-
 static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
     int at = row_index(j, v->op, v->layer);
     struct fwd_numerics nm = {.size = sizeof nm};
@@ -374,9 +428,7 @@ static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v,
                          .out = v,
                          .numerics = &nm};
     find_inputs(j, &e, &made);
-    uint64_t before = j->rows[at].n_judged;
-    FWD_TRY(par_judge_eval(j->model, j->options.pool, &e, &j->rows[at], &j->hists[at], err));
-    return j->rows[at].n_judged > before && !cache ? cover_positions(j, v, err) : FWD_OK;
+    return judge_or_wait(j, &e, err);
 }
 
 static enum fwd_status take_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
@@ -410,6 +462,8 @@ int par_judge_tap(void *ud, const struct fwd_view *view) {
  * --------------------------------------------------------------------------------------------------------- */
 enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows,
                                struct fwd_error *err) {
+    if (j->failure.code == FWD_OK)
+        (void)judge_all_waiting(j, &j->failure);
     if (j->failure.code != FWD_OK) {
         if (err)
             *err = j->failure;

@@ -60,7 +60,7 @@ struct par_op_row {
     uint64_t n_over;   /* residue ratio above 1 */
     uint64_t n_nonfinite_got, n_nonfinite_expected, n_nonfinite_mismatch;
     double ratio_max, ratio_p50, ratio_p99, ratio_p999;
-    struct par_worst worst; /* at ratio_max */
+    struct par_worst worst; /* at ratio_max, the first by position and row among equals; else the first mismatch */
     bool absent;            /* the path declares no such op: nothing to measure, and nothing missing */
     char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */
 };
@@ -96,13 +96,13 @@ void par_judge_close(struct par_judge *j);
  * par_judge_tokens again with the longer list. */
 enum fwd_status par_judge_tokens(struct par_judge *j, const int32_t *tokens, int n_tokens, struct fwd_error *err);
 enum fwd_status par_judge_seq_begin(struct par_judge *j, struct fwd_error *err);
-/* A fwd_tap_fn; ud is the judge. Copies what later ops need, judges what is complete. A failure is kept and returned by
- * par_judge_rows. */
+/* A fwd_tap_fn; ud is the judge. Copies what later ops need, judges what is complete; matmuls of few positions wait for
+ * more, at the latest until par_judge_seq_begin or par_judge_rows. A failure is kept and returned by par_judge_rows. */
 int par_judge_tap(void *ud, const struct fwd_view *view);
 /* rows: one per (op, layer) of the model in forward order, [*n_rows], owned by the judge; an op whose tap or input
  * never came is UNMEASURED with a note. */
 enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows, struct fwd_error *err);
-/* Positions judged so far (distinct), and elements in all. */
+/* Positions judged (distinct) and elements in all, as of the last par_judge_rows. */
 void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements);
 
 #endif

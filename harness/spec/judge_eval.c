@@ -74,6 +74,11 @@ static void count_element(struct par_ratio_histogram *h, double expected, double
     h->n_blunt += expected != 0 && fabs(expected) < bound;
 }
 
+/* Of equally bad elements the first by position and row is named, in whatever order they were judged. */
+static bool is_before(const struct par_worst *a, const struct par_worst *b) {
+    return a->pos < b->pos || (a->pos == b->pos && a->row < b->row);
+}
+
 /* True when one side is not finite: counted here, and not compared as numbers. */
 static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected,
                             double got, double bound) {
@@ -91,8 +96,9 @@ static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos,
     t->n_nonfinite_got += !got_ok;
     bool same = !spec_ok && !got_ok && isnan(expected) == isnan(got) && (isnan(expected) || same_sign);
     if (!same) {
-        if (t->n_mismatch == 0)
-            t->mismatch = (struct par_worst){pos, row, expected, got, bound};
+        struct par_worst w = {pos, row, expected, got, bound};
+        if (t->n_mismatch == 0 || is_before(&w, &t->mismatch))
+            t->mismatch = w;
         t->n_mismatch++;
     }
     return true;
@@ -116,9 +122,11 @@ void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64
     if (ratio > PAR_RATIO_CAP)
         ratio = PAR_RATIO_CAP;
     count_element(&t->hist, expected, got, bound);
-    if (t->hist.n == 0 || ratio > t->ratio_max) {
+    if (t->hist.n == 0 || ratio >= t->ratio_max) {
+        struct par_worst w = {pos, row, expected, got, bound};
+        if (t->hist.n == 0 || ratio > t->ratio_max || is_before(&w, &t->worst))
+            t->worst = w;
         t->ratio_max = ratio;
-        t->worst = (struct par_worst){pos, row, expected, got, bound};
     }
     t->n_over += ratio > 1;
     par_ratio_add(&t->hist, ratio);
@@ -127,9 +135,11 @@ void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64
 /* ---- rows
  * ------------------------------------------------------------------------------------------------------------ */
 static void merge_tally(struct par_op_row *row, struct par_ratio_histogram *hist, const struct eval_tally *t) {
-    if (t->n_mismatch && row->n_nonfinite_mismatch == 0)
+    bool worse = t->hist.n && (row->n_judged == 0 || t->ratio_max > row->ratio_max ||
+                               (t->ratio_max == row->ratio_max && is_before(&t->worst, &row->worst)));
+    if (t->n_mismatch && (row->n_nonfinite_mismatch == 0 || is_before(&t->mismatch, &row->worst)))
         row->worst = t->mismatch;
-    else if (t->hist.n && row->n_nonfinite_mismatch == 0 && (row->n_judged == 0 || t->ratio_max > row->ratio_max))
+    else if (worse && row->n_nonfinite_mismatch == 0)
         row->worst = t->worst;
     if (t->hist.n && (row->n_judged == 0 || t->ratio_max > row->ratio_max))
         row->ratio_max = t->ratio_max;
@@ -205,6 +215,10 @@ static evaluator_fn *find_evaluator(enum fwd_op op) {
         [FWD_OP_RESULT_OUTPUT] = par_eval_matmul,
     };
     return op >= 0 && op < FWD_OP_COUNT ? table[op] : NULL;
+}
+
+bool par_eval_is_matmul(enum fwd_op op) {
+    return find_evaluator(op) == par_eval_matmul;
 }
 
 bool par_eval_has(enum fwd_op op) {

@@ -11,7 +11,7 @@ struct spec_weight {
     uint32_t type;
     int64_t n_rows, n_cols, row_bytes;
     const uint8_t *data;
-    const struct fwd_gguf_tensor *tensor; /* whose bytes these are */
+    const struct fwd_gguf_tensor *tensor; /* whose bytes these are, NULL: of no file */
 };
 
 struct spec_layer {

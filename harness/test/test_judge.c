@@ -150,7 +150,7 @@ static void free_model(struct made *m) {
 /* One value written through a tap before the judge sees it. */
 struct tamper {
     enum fwd_op op;
-    int layer, pos; /* layer -2: none */
+    int layer, pos; /* layer -2: none; pos -1: NaN into the second value of every position instead */
 };
 
 struct run {
@@ -159,7 +159,8 @@ struct run {
     struct fwd_session *session;
     struct par_judge *judge;
     struct tamper tamper;
-    bool done; /* the tamper found its tap */
+    bool done;      /* the tamper found its tap */
+    bool impatient; /* asks for the rows after every call, so that no call waits for another */
 };
 
 static bool get_numerics(void *ud, enum fwd_op op, int il, struct fwd_numerics *out) {
@@ -171,6 +172,8 @@ static bool get_numerics(void *ud, enum fwd_op op, int il, struct fwd_numerics *
 static void write_tap(struct run *r, const struct fwd_view *v) {
     bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
     int at = cache ? r->tamper.pos : r->tamper.pos - v->pos0;
+    for (int i = 0; r->tamper.pos < 0 && v->dtype == FWD_F32 && i < v->n_pos; i++)
+        ((float *)(void *)((uint8_t *)v->data + i * v->nb[1]))[1] = NAN;
     uint8_t *data = (uint8_t *)v->data + at * v->nb[cache ? 2 : 1];
     if (cache ? at >= v->ne[2] : at < 0 || at >= v->n_pos)
         return;
@@ -222,6 +225,10 @@ static void run_tokens(struct run *r, const int32_t *tokens, int pos0, int n) {
     a.tap = on_tap;
     a.tap_ud = r;
     ck_assert_msg(r->path->run(r->session, &a, &err) == FWD_OK, "%s", err.message);
+    const struct par_op_row *rows;
+    int n_rows;
+    if (r->impatient)
+        ck_assert_msg(par_judge_rows(r->judge, &rows, &n_rows, &err) == FWD_OK, "%s", err.message);
 }
 
 struct schedule {
@@ -378,6 +385,74 @@ START_TEST(local) {
 }
 END_TEST
 
+/* The same rows, whatever was judged together with what. */
+static void check_same_rows(const struct run *a, const struct run *b, bool with_cache) {
+    int n, n_b;
+    const struct par_op_row *x = get_rows(a, &n), *y = get_rows(b, &n_b);
+    ck_assert_int_eq(n, n_b);
+    for (int i = 0; i < n; i++) {
+        if (!with_cache && (x[i].op == FWD_OP_K_CACHE || x[i].op == FWD_OP_V_CACHE))
+            continue; /* judged whole at every call, so their counts are the calls' */
+        const char *op = fwd_op_name(x[i].op);
+        ck_assert_msg(x[i].verdict == y[i].verdict && !strcmp(x[i].note, y[i].note), "%s-%d: %s %s, %s %s", op,
+                      x[i].layer, par_verdict_name(x[i].verdict), x[i].note, par_verdict_name(y[i].verdict), y[i].note);
+        ck_assert_msg(x[i].n_judged == y[i].n_judged && x[i].n_over == y[i].n_over &&
+                          x[i].n_nonfinite_got == y[i].n_nonfinite_got &&
+                          x[i].n_nonfinite_mismatch == y[i].n_nonfinite_mismatch,
+                      "%s-%d: counts %llu and %llu", op, x[i].layer, (unsigned long long)x[i].n_judged,
+                      (unsigned long long)y[i].n_judged);
+        const double p[] = {x[i].ratio_max, x[i].ratio_p50,      x[i].ratio_p99,  x[i].ratio_p999,
+                            x[i].worst.got, x[i].worst.expected, x[i].worst.bound};
+        const double q[] = {y[i].ratio_max, y[i].ratio_p50,      y[i].ratio_p99,  y[i].ratio_p999,
+                            y[i].worst.got, y[i].worst.expected, y[i].worst.bound};
+        for (int k = 0; k < 7; k++)
+            ck_assert_msg(p[k] == q[k] || (isnan(p[k]) && isnan(q[k])), "%s-%d: figure %d is %.17g and %.17g", op,
+                          x[i].layer, k, p[k], q[k]);
+        ck_assert_msg(x[i].worst.pos == y[i].worst.pos && x[i].worst.row == y[i].worst.row,
+                      "%s-%d: worst at %d row %lld, and at %d row %lld", op, x[i].layer, x[i].worst.pos,
+                      (long long)x[i].worst.row, y[i].worst.pos, (long long)y[i].worst.row);
+    }
+}
+
+/* Calls of few positions wait for each other: no figure may show that. Nor does the schedule show in an op's row. */
+START_TEST(waiting) {
+    static const struct tamper tampers[] = {{FWD_OP_COUNT, -2, 0},
+                                            {FWD_OP_FFN_OUT, 1, 6},
+                                            {FWD_OP_RESULT_OUTPUT, -1, 12},
+                                            {FWD_OP_FFN_GATE, 1, -1},
+                                            {FWD_OP_QCUR, 0, -1}};
+    struct made m;
+    make_model(&m, "qwen2", true, false);
+    for (int every = 1; every <= 4; every += 3) {
+        const struct schedule all[] = {{"q4k-cpu", 1, 4, FWD_F16, every, 2 % every, NULL},
+                                       {"q4k-cpu", 1, 4, FWD_F16, every, 2 % every, NULL},
+                                       {"q4k-cpu", N_PROMPT, 4, FWD_F16, every, 2 % every, NULL}};
+        struct run r[3];
+        for (int i = 0; i < 3; i++) {
+            open_run(&r[i], &m, &all[i], NULL);
+            r[i].tamper = tampers[_i];
+            r[i].impatient = i == 0;
+            go(&r[i], &all[i]);
+        }
+        check_same_rows(&r[0], &r[1], true);
+        check_same_rows(&r[0], &r[2], false);
+        int n[3];
+        uint64_t n_elements;
+        for (int i = 0; i < 3; i++)
+            par_judge_coverage(r[i].judge, &n[i], &n_elements);
+        ck_assert_int_eq(n[0], n[1]);
+        ck_assert_int_eq(n[0], n[2]);
+        /* A new sequence ends the wait, and its rows come on top. */
+        for (int i = 0; i < 2; i++)
+            go(&r[i], &all[i]);
+        check_same_rows(&r[0], &r[1], true);
+        for (int i = 0; i < 3; i++)
+            close_run(&r[i]);
+    }
+    free_model(&m);
+}
+END_TEST
+
 static void plant_eps(void *ud, struct fwd_config *c) {
     (void)ud;
     c->norm_eps = 1e-5f;
@@ -510,6 +585,7 @@ int main(void) {
     tcase_add_loop_test(t, held, 0, N_SCHEDULES);
     tcase_add_loop_test(t, local, 0, 3);
     tcase_add_loop_test(t, shared_code, 0, N_SHARED);
+    tcase_add_loop_test(t, waiting, 0, 5);
     tcase_add_test(t, compare_text);
     tcase_add_test(t, silent_taps);
     tcase_add_test(t, bad_taps);

@@ -216,7 +216,7 @@ static void reset(void) {
 }
 
 static struct spec_weight weight_of(uint32_t type, const void *data, int64_t n_rows, int64_t n_cols) {
-    return (struct spec_weight){"w", type, n_rows, n_cols, par_decode_row_bytes(type, n_cols), data};
+    return (struct spec_weight){"w", type, n_rows, n_cols, par_decode_row_bytes(type, n_cols), data, NULL};
 }
 
 static struct fwd_view float_view(enum fwd_op op, const float *data, int64_t n, int pos0, int n_pos) {
