@@ -215,6 +215,14 @@ static const char *guilty_text(const struct par_run *r, const struct par_op_row 
                            n > 1 ? par_text_printf(r->text, ", the first of %.0f accused", n) : "");
 }
 
+/* Positions where neither side has a number among its logits: broken weights, not a difference of paths. */
+static int count_numberless(const struct par_report *p) {
+    int n = 0;
+    for (int i = 0; i < p->n_logits; i++)
+        n += p->logits[i].m.top_ref < 0 && p->logits[i].m.top_got < 0;
+    return n;
+}
+
 static void first_page(struct par_run *r) {
     struct par_report *p = r->report;
     double n_ref = figure(r, "ref.accused", 0), n_cand = figure(r, "cand.accused", 0);
@@ -233,6 +241,7 @@ static void first_page(struct par_run *r) {
                            shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
                      : "none outside its bound";
     double beyond = figure(r, "logits.beyond_spread", 0);
+    int numberless = count_numberless(p);
     switch (p->verdict) {
     case PAR_HELD:
         p->answer = r->base_hash && figure(r, "logits.kl_max", 0) > 0
@@ -247,7 +256,8 @@ static void first_page(struct par_run *r) {
                         : "bug: the engine reads another configuration or other weights than the file has";
         break;
     case PAR_NONFINITE:
-        p->answer = "bug: NaN or infinity where the other side has a number";
+        p->answer = numberless ? "bug: NaN on both sides: look at the model's weights"
+                               : "bug: NaN or infinity where the other side has a number";
         break;
     case PAR_MISTRUSTED:
         p->answer = "not known: the measurement is not to be trusted (see proofs)";
@@ -258,7 +268,9 @@ static void first_page(struct par_run *r) {
     }
     double flips = figure(r, "logits.flips", 0), bad = figure(r, "logits.flips_uncertified", 0);
     p->tokens =
-        flips == 0
+        numberless ? par_text_printf(r->text, "not known: %d of %d positions have no number on either side", numberless,
+                                     p->n_logits)
+        : flips == 0
             ? par_text_printf(r->text, "no: the same best token at all %d positions", p->n_logits)
             : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
                               flips, p->n_logits, flips - bad, bad);
