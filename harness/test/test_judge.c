@@ -150,7 +150,7 @@ static void free_model(struct made *m) {
 /* One value written through a tap before the judge sees it. */
 struct tamper {
     enum fwd_op op;
-    int layer, pos; /* layer -2: none; pos -1: NaN into the second value of every position instead */
+    int layer, pos; /* layer -2: none; pos -1, -2: NaN, 1e12 into one value of every position instead */
 };
 
 struct run {
@@ -172,8 +172,9 @@ static bool get_numerics(void *ud, enum fwd_op op, int il, struct fwd_numerics *
 static void write_tap(struct run *r, const struct fwd_view *v) {
     bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
     int at = cache ? r->tamper.pos : r->tamper.pos - v->pos0;
+    /* In the order of rows the last position is the first to be wrong, in that of positions the first. */
     for (int i = 0; r->tamper.pos < 0 && v->dtype == FWD_F32 && i < v->n_pos; i++)
-        ((float *)(void *)((uint8_t *)v->data + i * v->nb[1]))[1] = NAN;
+        ((float *)(void *)((uint8_t *)v->data + i * v->nb[1]))[20 - v->pos0 - i] = r->tamper.pos == -1 ? NAN : 1e12f;
     uint8_t *data = (uint8_t *)v->data + at * v->nb[cache ? 2 : 1];
     if (cache ? at >= v->ne[2] : at < 0 || at >= v->n_pos)
         return;
@@ -414,13 +415,21 @@ static void check_same_rows(const struct run *a, const struct run *b, bool with_
     }
 }
 
+/* All are equally wrong: the first judged position is named. */
+static void check_first_named(const struct run *r, const struct tamper *t, int first) {
+    int n;
+    const struct par_op_row *rows = get_rows(r, &n);
+    for (int i = 0; i < n; i++)
+        if (rows[i].op == t->op && rows[i].layer == t->layer)
+            ck_assert_msg(rows[i].worst.pos == first && rows[i].worst.row == 20 - first, "position %d row %lld",
+                          rows[i].worst.pos, (long long)rows[i].worst.row);
+}
+
 /* Calls of few positions wait for each other: no figure may show that. Nor does the schedule show in an op's row. */
 START_TEST(waiting) {
-    static const struct tamper tampers[] = {{FWD_OP_COUNT, -2, 0},
-                                            {FWD_OP_FFN_OUT, 1, 6},
-                                            {FWD_OP_RESULT_OUTPUT, -1, 12},
-                                            {FWD_OP_FFN_GATE, 1, -1},
-                                            {FWD_OP_QCUR, 0, -1}};
+    static const struct tamper tampers[] = {{FWD_OP_COUNT, -2, 0},          {FWD_OP_FFN_OUT, 1, 6},
+                                            {FWD_OP_RESULT_OUTPUT, -1, 12}, {FWD_OP_FFN_GATE, 1, -1},
+                                            {FWD_OP_QCUR, 0, -1},           {FWD_OP_FFN_UP, 2, -2}};
     struct made m;
     make_model(&m, "qwen2", true, false);
     for (int every = 1; every <= 4; every += 3) {
@@ -436,6 +445,8 @@ START_TEST(waiting) {
         }
         check_same_rows(&r[0], &r[1], true);
         check_same_rows(&r[0], &r[2], false);
+        if (tampers[_i].pos < 0)
+            check_first_named(&r[1], &tampers[_i], all[1].at);
         int n[3];
         uint64_t n_elements;
         for (int i = 0; i < 3; i++)
@@ -585,7 +596,7 @@ int main(void) {
     tcase_add_loop_test(t, held, 0, N_SCHEDULES);
     tcase_add_loop_test(t, local, 0, 3);
     tcase_add_loop_test(t, shared_code, 0, N_SHARED);
-    tcase_add_loop_test(t, waiting, 0, 5);
+    tcase_add_loop_test(t, waiting, 0, 6);
     tcase_add_test(t, compare_text);
     tcase_add_test(t, silent_taps);
     tcase_add_test(t, bad_taps);
