@@ -8,7 +8,10 @@ trap 'rm -f "$out"' EXIT
 for test in "$@"; do
     name=$(basename "$test")
     start=$(date +%s)
-    "$test" >"$out" 2>&1
+    case "$name" in
+    *.sh) sh "$test" >"$out" 2>&1 ;;
+    *) "$test" >"$out" 2>&1 ;;
+    esac
     code=$?
     # Check's own summary: "100%: Checks: 12, Failures: 0, Errors: 0", one line a suite runner.
     counts=$(awk -F'[:,] *' '/^[0-9]+%: Checks: /{c += $3; f += $5 + $7} END {print c + 0, f + 0}' "$out")

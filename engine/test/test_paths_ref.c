@@ -581,7 +581,7 @@ START_TEST(test_open_refusals) {
     struct fixture f;
     open_row(&f, _i);
     struct fwd_knobs good = row_knobs(&rows[_i]), k[6] = {good, good, good, good, good, good};
-    static const enum fwd_status expected[6] = {FWD_EUNSUPPORTED, FWD_EINPUT, FWD_ENOTFOUND,
+    static const enum fwd_status expected[6] = {FWD_EUNSUPPORTED, FWD_EINPUT, FWD_EINPUT,
                                                 FWD_ERANGE,       FWD_ERANGE, FWD_EVERSION};
     k[0].act = "as:somebody";
     k[1].caps = "avx1024";

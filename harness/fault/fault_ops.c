@@ -126,26 +126,31 @@ enum fwd_status par_fault_q6k_as_q4k(void *ud, const struct fwd_op_call *call, s
 
 /* y[i] = sum_k buffer[k * N + i] * x[k] with buffer = the [N, K] weights laid out row after row: the true weights read
  * in the wrong order. One pass over the rows: value f of the buffer belongs to k = f / N, i = f % N. */
+enum { HEAD_ROWS = 256 };
 struct transposed_work {
     const struct fwd_op_call *call;
-    const float *row; /* decoded weight row r */
-    int64_t r;
+    float *rows; /* [n][n_cols] decoded weight rows r .. r + n - 1 */
+    int64_t r, n;
 };
-static void add_transposed_row(void *ctx, int thread, int n_threads) {
+static void decode_head_rows(void *ctx, int thread, int n_threads) {
+    const struct transposed_work *t = ctx;
+    const struct fwd_weight *w = t->call->weight;
+    for (int64_t i = thread; i < t->n; i += n_threads)
+        par_decode_row(w->type, w->data + (t->r + i) * w->row_bytes, t->rows + i * w->n_cols, w->n_cols);
+}
+static void add_transposed_rows(void *ctx, int thread, int n_threads) {
     const struct transposed_work *t = ctx;
     const struct fwd_op_call *call = t->call;
     int64_t n_rows = call->weight->n_rows, n_cols = call->weight->n_cols;
     for (int i = thread; i < call->n_pos; i += n_threads) {
         const float *x = (const float *)(const void *)in_row(call->in[0], i);
         float *y = out_row(call, i);
-        int64_t flat = t->r * n_cols;
-        int64_t k = flat / n_rows, at = flat % n_rows;
-        for (int64_t c = 0; c < n_cols; c++) {
-            y[at] += t->row[c] * x[k];
-            if (++at == n_rows) {
-                at = 0;
-                k++;
-            }
+        for (int64_t at = 0; at < t->n * n_cols;) {
+            int64_t flat = t->r * n_cols + at, k = flat / n_rows, row = flat % n_rows;
+            int64_t run = n_rows - row < t->n * n_cols - at ? n_rows - row : t->n * n_cols - at;
+            for (int64_t j = 0; j < run; j++)
+                y[row + j] += t->rows[at + j] * x[k];
+            at += run;
         }
     }
 }
@@ -155,16 +160,16 @@ enum fwd_status par_fault_head_transposed(void *ud, const struct fwd_op_call *ca
     FWD_FAIL_IF(call->in[0]->dtype != FWD_F32, FWD_ETYPE, err, "fault f32-head-transposed: the head reads %s, not F32",
                 fwd_dtype_name(call->in[0]->dtype));
     const struct fwd_weight *w = call->weight;
-    float *row = fwd_alloc((size_t)w->n_cols, sizeof *row);
-    FWD_FAIL_IF(!row, FWD_ENOMEM, err, "fault f32-head-transposed: no memory for a row");
+    struct transposed_work work = {.call = call, .rows = fwd_alloc((size_t)(HEAD_ROWS * w->n_cols), sizeof(float))};
+    FWD_FAIL_IF(!work.rows, FWD_ENOMEM, err, "fault f32-head-transposed: no memory for %d rows", HEAD_ROWS);
     for (int i = 0; i < call->n_pos; i++)
         memset(out_row(call, i), 0, (size_t)w->n_rows * sizeof(float));
-    for (int64_t r = 0; r < w->n_rows; r++) {
-        par_decode_row(w->type, w->data + r * w->row_bytes, row, w->n_cols);
-        struct transposed_work work = {call, row, r};
-        fwd_pool_run(call->pool, add_transposed_row, &work);
+    for (work.r = 0; work.r < w->n_rows; work.r += HEAD_ROWS) {
+        work.n = w->n_rows - work.r < HEAD_ROWS ? w->n_rows - work.r : HEAD_ROWS;
+        fwd_pool_run(call->pool, decode_head_rows, &work);
+        fwd_pool_run(call->pool, add_transposed_rows, &work);
     }
-    fwd_free(row);
+    fwd_free(work.rows);
     return FWD_OK;
 }
 

@@ -91,37 +91,46 @@ static enum fwd_status heals(struct patch *p, const enum fwd_op *ops, int n_ops,
     return rc != FWD_OK ? rc : back;
 }
 
-/* Halves the layers while one half alone heals, then tries the ops one by one. */
+/* The first accused matmul: where halving looks first. */
+static int suspect(const struct par_run *r, enum fwd_op *op) {
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_op_row *row = &r->ops[i].cand;
+        if (par_class_of(row->op) == PAR_CLASS_MATMUL &&
+            (row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE)) {
+            *op = row->op;
+            return row->layer;
+        }
+    }
+    return -1;
+}
+
+/* Halves the layers, the half with the suspect first, as long as one half alone heals; then tries the ops. */
 static enum fwd_status bisect_matmuls(struct patch *p, char *found, size_t n, struct fwd_error *err) {
     int first = 0, end = par_spec_config(p->r->spec)->n_layer, n_probes = 0;
+    enum fwd_op op = FWD_OP_COUNT;
+    int layer = suspect(p->r, &op);
     bool ok = true;
     while (ok && end - first > 1) {
         int middle = (first + end) / 2;
-        FWD_TRY(heals(p, matmuls, N_MATMULS, first, middle, &ok, err));
+        int from = layer < middle ? first : middle, to = layer < middle ? middle : end;
+        FWD_TRY(heals(p, matmuls, N_MATMULS, from, to, &ok, err));
         n_probes++;
         if (ok) {
-            end = middle;
-            continue;
+            first = from;
+            end = to;
         }
-        FWD_TRY(heals(p, matmuls, N_MATMULS, middle, end, &ok, err));
-        n_probes++;
-        if (ok)
-            first = middle;
     }
     if (end - first > 1) {
         (void)snprintf(found, n, "layers %d to %d hold guilty matmuls in both halves (%d probes)", first, end - 1,
                        n_probes);
         return FWD_OK;
     }
-    for (int i = 0; i < N_MATMULS; i++) {
-        n_probes++;
-        FWD_TRY(heals(p, &matmuls[i], 1, first, end, &ok, err));
-        if (ok) {
-            (void)snprintf(found, n, "%s of layer %d alone (%d probes)", fwd_op_name(matmuls[i]), first, n_probes);
-            return FWD_OK;
-        }
-    }
-    (void)snprintf(found, n, "more than one matmul of layer %d (%d probes)", first, n_probes);
+    FWD_TRY(heals(p, &op, 1, first, end, &ok, err));
+    n_probes++;
+    if (ok)
+        (void)snprintf(found, n, "%s of layer %d alone (%d probes)", fwd_op_name(op), first, n_probes);
+    else
+        (void)snprintf(found, n, "%s and another matmul of layer %d (%d probes)", fwd_op_name(op), first, n_probes);
     return FWD_OK;
 }
 
@@ -154,7 +163,7 @@ static enum fwd_status intervene_matmuls(struct patch *p, struct fwd_error *err)
     bool healed;
     char found[160] = "";
     FWD_TRY(heals(p, matmuls, N_MATMULS, 0, par_spec_config(p->r->spec)->n_layer, &healed, err));
-    if (healed && p->r->n_accused_cand)
+    if (healed)
         FWD_TRY(bisect_matmuls(p, found, sizeof found, err));
     record(p->r, "matmul", "H1", "every fused matmul replaced by the spec's", healed, found);
     return FWD_OK;
@@ -188,16 +197,30 @@ static enum fwd_status intervene_cache(struct patch *p, struct fwd_error *err) {
     return rc != FWD_OK ? rc : back;
 }
 
+static bool class_accused(const struct par_run *r, enum par_op_class c) {
+    char name[96];
+    double n = 0;
+    (void)snprintf(name, sizeof name, "cand.accused.%s", par_class_name(c));
+    return par_figures_get(r->figures, name, &n) && n > 0;
+}
+
+/* Only kinds of ops that are accused: replacing others cannot lift an accusation that an op earns on its own inputs. */
 enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
     static const enum fwd_op ropes[] = {FWD_OP_QCUR_ROPE, FWD_OP_KCUR_ROPE}, attention[] = {FWD_OP_KQV_OUT},
                              head[] = {FWD_OP_RESULT_OUTPUT},
                              norms[] = {FWD_OP_ATTN_NORM, FWD_OP_FFN_NORM, FWD_OP_RESULT_NORM};
     struct patch p = {r, r->o->cand, session};
-    FWD_TRY(intervene_matmuls(&p, err));
-    FWD_TRY(intervene_class(&p, "rope", "H3", "every rotation replaced by the spec's", ropes, 2, err));
-    FWD_TRY(intervene_cache(&p, err));
-    FWD_TRY(intervene_class(&p, "head", "H4", "the output head replaced by the spec's", head, 1, err));
-    FWD_TRY(intervene_class(&p, "attention", "H5", "every attention replaced by the spec's", attention, 1, err));
-    FWD_TRY(intervene_class(&p, "norm", "H5", "every norm replaced by the spec's", norms, 3, err));
+    if (class_accused(r, PAR_CLASS_MATMUL))
+        FWD_TRY(intervene_matmuls(&p, err));
+    if (class_accused(r, PAR_CLASS_ROPE))
+        FWD_TRY(intervene_class(&p, "rope", "H3", "every rotation replaced by the spec's", ropes, 2, err));
+    if (class_accused(r, PAR_CLASS_KV))
+        FWD_TRY(intervene_cache(&p, err));
+    if (class_accused(r, PAR_CLASS_HEAD))
+        FWD_TRY(intervene_class(&p, "head", "H4", "the output head replaced by the spec's", head, 1, err));
+    if (class_accused(r, PAR_CLASS_ATTENTION))
+        FWD_TRY(intervene_class(&p, "attention", "H5", "every attention replaced by the spec's", attention, 1, err));
+    if (class_accused(r, PAR_CLASS_NORM))
+        FWD_TRY(intervene_class(&p, "norm", "H5", "every norm replaced by the spec's", norms, 3, err));
     return par_run_signature(r, session, err);
 }

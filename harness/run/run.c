@@ -219,7 +219,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     par_run_figures(r); /* decides whether anything is wrong, which the next steps ask */
     FWD_TRY(par_run_arms_in_session(r, *session, err));
     t[5] = par_seconds();
-    if (r->diverged || r->o->depth == PAR_FULL)
+    if (r->n_accused_cand) /* with nothing accused there is nothing to heal */
         FWD_TRY(par_run_interventions(r, *session, err));
     t[6] = par_seconds();
     r->o->cand->close(*session); /* two sets of packed weights at once would not fit the memory bound */

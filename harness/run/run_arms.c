@@ -44,34 +44,36 @@ static void record(struct par_run *r, const struct arm *arm, const struct par_pa
         return;
     row->ran = true;
     row->logits_hash = pass->logits_hash;
-    row->same_bits = pass->logits_hash == r->base_hash;
+    row->same_bits = pass->same_bits;
     row->distance_to_ref = pass->distance_last;
     set_figure(r, arm->id, "same_bits", row->same_bits);
     if (judged)
-        set_figure(r, arm->id, "heals", pass->n_accused == 0 && (r->n_accused_cand > 0 || pass->distance <= 1));
-    row->result = par_text_printf(r->text, "%s%s",
-                                  row->same_bits   ? "same bits"
-                                  : arm->same_bits ? "OTHER BITS, the same were promised"
-                                                   : "other bits",
-                                  !judged ? ""
-                                  : pass->n_accused == 0 && r->n_accused_cand > 0
-                                      ? "; no op is accused any more: it heals"
-                                      : par_text_printf(r->text, "; %d ops accused", pass->n_accused));
+        set_figure(r, arm->id, "heals", pass->n_accused == 0);
+    row->result =
+        par_text_printf(r->text, "%s%s",
+                        row->same_bits   ? "same bits"
+                        : arm->same_bits ? "OTHER BITS, the same were promised"
+                                         : "other bits",
+                        !judged                ? ""
+                        : pass->n_accused == 0 ? "; no op is accused any more: it heals"
+                                               : par_text_printf(r->text, "; %d ops accused", pass->n_accused));
 }
 
-/* One flipped knob of an open session: judged when the base run is diverged, else only hashed. */
+/* One flipped knob of an open session: judged when an op of the base run is accused, else only hashed. */
 static enum fwd_status run_arm(struct par_run *r, struct fwd_session *session, const struct arm *arm,
                                enum par_schedule schedule, int chunk, struct fwd_error *err) {
     struct par_pass pass = {0};
-    if (r->diverged) {
+    bool judged = r->n_accused_cand > 0;
+    if (judged) {
         FWD_TRY(par_run_rejudge(r, session, schedule, chunk, &pass, err));
     } else {
         par_run_progress(r, arm->what, 0, 1);
         FWD_TRY(par_run_logits(r, session, schedule, chunk, r->logits_work, &pass.logits_hash, err));
         int64_t last = (int64_t)(r->n_want - 1) * r->n_vocab;
+        pass.same_bits = pass.logits_hash == r->base_hash;
         pass.distance_last = par_centred_distance(r->logits_ref + last, r->logits_work + last, r->n_vocab);
     }
-    record(r, arm, &pass, r->diverged);
+    record(r, arm, &pass, judged);
     return FWD_OK;
 }
 

@@ -20,6 +20,8 @@ struct tap_work {
     float *row;                       /* room for the widest row */
     int64_t row_cap;
     const char *what;
+    const uint8_t *want; /* positions whose logits are wanted */
+    int n_ids;           /* of the sequence, maybe less than the run's */
     enum fwd_status rc;
     struct fwd_error *err;
 };
@@ -88,13 +90,13 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
                                         .pool = r->pool};
     FWD_TRY(par_judge_open(&w->judge, r->spec, &options, err));
     FWD_TRY(par_judge_seq_begin(w->judge, err));
-    FWD_TRY(par_judge_tokens(w->judge, r->ids, r->n_ids, err));
+    FWD_TRY(par_judge_tokens(w->judge, r->ids, w->n_ids, err));
     struct par_drive tapped = *drive;
     tapped.tap = on_tap;
     tapped.tap_ud = w;
     w->rc = FWD_OK;
     w->err = err;
-    enum fwd_status rc = par_drive_run(&tapped, r->ids, r->n_prompt, r->n_ids, r->want, logits, err);
+    enum fwd_status rc = par_drive_run(&tapped, r->ids, r->n_prompt, w->n_ids, w->want, logits, err);
     if (w->rc != FWD_OK)
         return w->rc; /* err is the tap's own */
     if (rc == FWD_ESTOPPED) {
@@ -211,7 +213,7 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
 enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err) {
     struct fwd_knobs knobs = reference_knobs(r);
     struct fwd_session *session;
-    struct tap_work w = {.r = r};
+    struct tap_work w = {.r = r, .want = r->want, .n_ids = r->n_ids};
     FWD_TRY(r->o->ref->open(&session, r->o->file, &knobs, err));
     enum fwd_status rc = reference_pass(r, session, &w, err);
     par_judge_close(w.judge);
@@ -297,7 +299,7 @@ static enum fwd_status prove(struct par_run *r, struct fwd_session *session, str
 }
 
 enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
-    struct tap_work w = {.r = r};
+    struct tap_work w = {.r = r, .want = r->want, .n_ids = r->n_ids};
     w.metrics = fwd_calloc((size_t)r->n_ops, sizeof(struct par_metrics_acc *));
     FWD_FAIL_IF(!w.metrics, FWD_ENOMEM, err, "run: no memory for metrics of %d ops", r->n_ops);
     enum fwd_status rc = candidate_pass(r, session, &w, err);
@@ -309,31 +311,55 @@ enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session
     return rc == FWD_OK ? prove(r, session, err) : rc;
 }
 
+/* Where a later pass looks: a sample of positions through the worst element, and the ends of prompt and sequence. */
+enum { SAMPLE_EVERY = 12 };
+static bool is_sampled(const struct par_run *r, int pos, int n_ids) {
+    return r->want[pos] &&
+           (pos % SAMPLE_EVERY == r->worst.pos % SAMPLE_EVERY || pos == r->n_prompt - 1 || pos == n_ids - 1);
+}
+
+/* The sampled rows of logits_work against the reference's and the base run's rows of the same positions. */
+static void compare_sample(struct par_run *r, const uint8_t *want, int n_ids, struct par_pass *out) {
+    size_t row_bytes = (size_t)r->n_vocab * sizeof(float);
+    const float *work = r->logits_work;
+    out->same_bits = true;
+    for (int i = 0; i < r->n_want && r->want_pos[i] < n_ids; i++) {
+        if (!want[r->want_pos[i]])
+            continue;
+        double d = par_centred_distance(r->logits_ref + (int64_t)i * r->n_vocab, work, r->n_vocab);
+        double relative = d / r->spread_distance[i];
+        out->distance_last = d;
+        out->distance = !(relative <= out->distance) ? relative : out->distance;
+        out->same_bits = out->same_bits && !memcmp(work, r->logits_cand + (int64_t)i * r->n_vocab, row_bytes);
+        work += r->n_vocab;
+        out->n_logits++;
+    }
+    out->logits_hash = fwd_hash64(r->logits_work, (size_t)out->n_logits * row_bytes);
+}
+
 enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
                                 struct par_pass *out, struct fwd_error *err) {
-    enum { EVERY = 12 };
-    struct tap_work w = {.r = r, .what = "candidate, one thing changed"};
+    /* A worst element in the prompt shows without the decode steps; a cache row may be spoilt by a later call. */
+    bool in_prompt = r->worst.pos < r->n_prompt && par_class_of(r->worst_op) != PAR_CLASS_KV;
+    int n_ids = in_prompt ? r->n_prompt : r->n_ids;
+    struct tap_work w = {.r = r, .what = "candidate, one thing changed", .n_ids = n_ids};
     struct par_drive drive = {.path = r->o->cand, .session = session, .schedule = schedule, .chunk = chunk};
+    uint8_t *want = fwd_calloc((size_t)r->n_ids, 1);
+    FWD_FAIL_IF(!want, FWD_ENOMEM, err, "run: no memory for %d marks", r->n_ids);
     memset(out, 0, sizeof *out);
-    enum fwd_status rc = judged_pass(&w, &drive, EVERY, r->worst.pos % EVERY, r->logits_work, err);
+    for (int pos = 0; pos < n_ids; pos++)
+        want[pos] = is_sampled(r, pos, n_ids);
+    w.want = want;
+    enum fwd_status rc = judged_pass(&w, &drive, SAMPLE_EVERY, r->worst.pos % SAMPLE_EVERY, r->logits_work, err);
     const struct par_op_row *rows;
     int n_rows = 0;
     if (rc == FWD_OK)
         rc = par_judge_rows(w.judge, &rows, &n_rows, err);
-    for (int i = 0; rc == FWD_OK && i < n_rows; i++) {
+    for (int i = 0; rc == FWD_OK && i < n_rows; i++)
         out->n_accused += accused(&rows[i]);
-        out->n_unmeasured += rows[i].verdict == PAR_UNMEASURED;
-    }
     par_judge_close(w.judge);
     if (rc == FWD_OK)
-        out->logits_hash = fwd_hash64(r->logits_work, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
-    for (int i = 0; rc == FWD_OK && i < r->n_want; i++) {
-        double d = par_centred_distance(r->logits_ref + (int64_t)i * r->n_vocab,
-                                        r->logits_work + (int64_t)i * r->n_vocab, r->n_vocab);
-        if (i == r->n_want - 1)
-            out->distance_last = d;
-        double relative = d / (r->spread_distance[i]);
-        out->distance = !(relative <= out->distance) ? relative : out->distance;
-    }
+        compare_sample(r, want, n_ids, out);
+    fwd_free(want);
     return rc;
 }

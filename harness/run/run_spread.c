@@ -7,6 +7,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#define ULP 0x1p-23
+
 struct nudge {
     const struct par_run *r;
     uint64_t seed;
@@ -22,24 +24,45 @@ static uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-/* Moves every value of the embedding and of each layer's output up or down by one ulp, or leaves it. */
+struct nudge_rows {
+    const struct nudge *n;
+    const struct fwd_view *view;
+};
+
+static void nudge_rows(void *ctx, int thread, int n_threads) {
+    const struct nudge_rows *w = ctx;
+    const struct fwd_view *view = w->view;
+    uint64_t seed = w->n->seed ^ mix((uint64_t)view->op << 32 | (uint64_t)(view->layer + 1));
+    for (int i = thread; i < view->n_pos; i += n_threads) {
+        float *row = (float *)(void *)((char *)view->data + view->nb[1] * i);
+        double square = 0;
+        for (int64_t k = 0; k < view->ne[0]; k++)
+            square += (double)row[k] * (double)row[k];
+        float scale = (float)(ULP * sqrt(square / (double)view->ne[0]));
+        uint64_t coins = 0;
+        for (int64_t k = 0; k < view->ne[0]; k++) {
+            if (k % 32 == 0)
+                coins = mix(seed ^ mix((uint64_t)(view->pos0 + i) << 32 | (uint64_t)k));
+            float step = fmaxf(scale, (float)ULP * fabsf(row[k]));
+            row[k] += (float)((int)(coins & 3) % 3 - 1) * step;
+            coins >>= 2;
+        }
+    }
+}
+
+/* Moves every value of every float tap by one ulp of its row's own scale, up, down or not at all: what rounding in
+ * another order may do to an op's result, small values in a row of large ones included. */
 static int nudge_tap(void *ud, const struct fwd_view *view) {
     const struct nudge *n = ud;
     if (view->op == FWD_OP_ATTN_NORM)
         par_run_progress(n->r, "ensemble for the explained spread",
                          (int64_t)n->run * par_spec_config(n->r->spec)->n_layer + view->layer,
                          (int64_t)n->n_runs * par_spec_config(n->r->spec)->n_layer);
-    if ((view->op != FWD_OP_INP_EMBD && view->op != FWD_OP_L_OUT) || view->dtype != FWD_F32)
+    if (view->dtype != FWD_F32 || view->op == FWD_OP_K_CACHE || view->op == FWD_OP_V_CACHE ||
+        view->op == FWD_OP_RESULT_OUTPUT)
         return 0;
-    for (int i = 0; i < view->n_pos; i++) {
-        float *row = (float *)(void *)((char *)view->data + view->nb[1] * i);
-        for (int64_t k = 0; k < view->ne[0]; k++) {
-            uint64_t where = (uint64_t)(view->layer + 1) << 48 ^ (uint64_t)(view->pos0 + i) << 24 ^ (uint64_t)k;
-            uint64_t coin = mix(n->seed ^ mix(where)) % 3;
-            if (coin)
-                row[k] = nextafterf(row[k], coin == 1 ? INFINITY : -INFINITY);
-        }
-    }
+    struct nudge_rows rows = {n, view};
+    fwd_pool_run(n->r->pool, nudge_rows, &rows);
     return 0;
 }
 

@@ -22,11 +22,12 @@ enum par_op_class {
 const char *par_class_name(enum par_op_class c);
 enum par_op_class par_class_of(enum fwd_op op);
 
-/* One pass of the candidate with the judge attached. */
+/* One more pass of the candidate, in which something was changed. */
 struct par_pass {
     uint64_t logits_hash;
-    int n_accused; /* op rows DIVERGED or NONFINITE */
-    int n_unmeasured;
+    bool same_bits;       /* as the base run's, at the positions looked at */
+    int n_logits;         /* these positions; 0: all of the run's */
+    int n_accused;        /* op rows DIVERGED or NONFINITE */
     double distance;      /* largest over positions of the logits' centred distance / spread, NaN without spread */
     double distance_last; /* relative L2 at the last position */
 };
