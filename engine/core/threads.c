@@ -15,7 +15,7 @@
 /* Spins before a waiter sleeps: some tens of microseconds, longer than the gap between two ops of a decode step and
  * short enough that an idle pool costs nothing. With more threads than cores spinning only steals time, so they sleep
  * at once. */
-enum { SPINS = 20000 };
+enum { SPINS = 2000 };
 
 struct worker {
     pthread_t handle;
