@@ -80,9 +80,16 @@ $(B)/%.o: %.c Makefile
 
 # Data files that the program carries, as C arrays of bytes.
 embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt
-$(B)/gen/embedded.c: $(embedded) ci/embed.sh Makefile
+$(B)/gen/embedded.c: $(embedded) $(B)/gen/build_id ci/embed.sh Makefile
 	@mkdir -p $(@D)
-	$(Q)sh ci/embed.sh $(embedded) > $@
+	$(Q)sh ci/embed.sh $(B)/gen/build_id $(embedded) > $@
+
+# What was built, for the receipt: the commit, and "-dirty" when the tree has changes. Touched only when it changes.
+$(B)/gen/build_id: FORCE
+	@mkdir -p $(@D)
+	@git describe --always --dirty --abbrev=12 2>/dev/null > $@.new || echo unknown > $@.new
+	@cmp -s $@.new $@ && rm -f $@.new || mv $@.new $@
+FORCE:
 $(B)/gen/embedded.o: $(B)/gen/embedded.c
 	$(Q)$(CC) $(CFLAGS) -c $< -o $@
 

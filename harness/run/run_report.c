@@ -1,6 +1,7 @@
 /* harness/run/run_report.c: from measurements to figures, and from figures to the verdict and the first page. */
 #include "run/run_state.h"
 
+#include "report/embedded.h"
 #include "report/sha256.h"
 
 #include <math.h>
@@ -346,7 +347,8 @@ static void fill_receipt(struct par_run *r) {
     add_pair(r, &p->receipt, &p->n_receipt, "cpu",
              par_text_printf(r->text, "%s, %s, %d threads", cpu_model(r->text),
                              fwd_cpu_text(fwd_cpu_detect(), caps, sizeof caps), fwd_pool_size(r->pool)));
-    add_pair(r, &p->receipt, &p->n_receipt, "compiler", __VERSION__);
+    add_pair(r, &p->receipt, &p->n_receipt, "build",
+             par_text_printf(r->text, "%s, gcc %s", par_build_id(), __VERSION__));
     for (int i = 0; i < 8; i++)
         add_pair(r, &p->receipt, &p->n_receipt, par_text_printf(r->text, "seconds: %s", phases[i]),
                  par_text_printf(r->text, "%.2f", r->seconds[i]));
