@@ -33,7 +33,12 @@ struct outcome {
     struct par_figures *figures;
 };
 
-static struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
+/* Ids in no order that a language makes: a model that has learnt anything finds them worse than a guess. */
+static const int32_t nonsense[] = {200, 3, 177, 45, 201, 9, 160, 88, 202, 14, 150, 77, 203, 21, 140, 66,
+                                   204, 5, 130, 55, 205, 7, 120, 44, 206, 2,  110, 33, 207, 1,  100, 22};
+
+static struct outcome run_on(const int32_t *loss_ids, int n_loss_ids, const char *fault_text, enum fwd_head head,
+                             enum par_depth depth) {
     struct outcome o = {.figures = par_figures_create()};
     struct fwd_error err = {0};
     struct par_fault fault;
@@ -42,8 +47,8 @@ static struct outcome run_with(const char *fault_text, enum fwd_head head, enum 
                                       .ids = prompt,
                                       .n_prompt = N_PROMPT,
                                       .n_decode = N_DECODE,
-                                      .loss_ids = prompt,
-                                      .n_loss_ids = 0,
+                                      .loss_ids = loss_ids,
+                                      .n_loss_ids = n_loss_ids,
                                       .ref = fwd_path_find("f32"),
                                       .cand = fwd_path_find("q4k-cpu"),
                                       .knobs = {.head = head, .kv_type = FWD_F16},
@@ -58,6 +63,10 @@ static struct outcome run_with(const char *fault_text, enum fwd_head head, enum 
     enum fwd_status rc = par_run(&options, &o.report, o.figures, &err);
     ck_assert_msg(rc == FWD_OK, "%s", err.message);
     return o;
+}
+
+static struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
+    return run_on(NULL, 0, fault_text, head, depth);
 }
 
 static void drop(struct outcome *o) {
@@ -105,6 +114,17 @@ START_TEST(routes_that_did_not_run_leave_h4_untested) {
                   par_verdict_name(o.report.verdict), o.report.answer, o.report.tokens,
                   figure(&o, "logits.distance_of_spread"), figure(&o, "logits.gap_of_spread"));
     ck_assert_str_eq(hypothesis(&o.report, "H4"), "UNTESTED");
+    drop(&o);
+}
+END_TEST
+
+/* Every op is right and the reference still is no language model on that text: something that no op shows is wrong. */
+START_TEST(reference_with_an_implausible_loss_is_mistrusted) {
+    struct outcome o = run_on(nonsense, sizeof nonsense / sizeof *nonsense, NULL, FWD_HEAD_QUANT, PAR_QUICK);
+    ck_assert_msg(figure(&o, "ref.loss") >= figure(&o, "ref.loss_uniform"), "loss %g, guessing %g",
+                  figure(&o, "ref.loss"), figure(&o, "ref.loss_uniform"));
+    ck_assert_double_eq(figure(&o, "cand.accused"), 0);
+    ck_assert_int_eq(o.report.verdict, PAR_MISTRUSTED);
     drop(&o);
 }
 END_TEST
@@ -168,6 +188,7 @@ int main(void) {
     tcase_add_unchecked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, clean_run_is_held);
     tcase_add_test(tcase, routes_that_did_not_run_leave_h4_untested);
+    tcase_add_test(tcase, reference_with_an_implausible_loss_is_mistrusted);
     tcase_add_loop_test(tcase, each_fault_is_named, 0, sizeof expected / sizeof *expected);
     tcase_add_loop_test(tcase, fault_that_cannot_act_is_refused, 0, 5);
     suite_add_tcase(suite, tcase);
