@@ -1,6 +1,7 @@
 #!/bin/sh
-# ci/check.sh TEST...: runs the test programs one after the other and adds up what they say. A test that says
-# "SKIPPED: reason" did not run: it is counted as skipped, never as passed. A program that ran no check has failed.
+# ci/check.sh TEST...: runs the test programs one after the other and adds up what they say. A line "SKIPPED: what and why"
+# is a check that did not run (and is not among a program's checks): it is counted as skipped, never as passed. A program
+# that ran no check and skipped none has failed.
 set -u
 passed=0 failed=0 skipped=0 bad_programs=
 out=$(mktemp) || exit 3
@@ -20,13 +21,13 @@ for test in "$@"; do
     case "$name" in *.sh)
         checks=1 bad=0
         [ $code -eq 0 ] || bad=1
-        [ $code -eq 77 ] && { bad=0 skips=1; code=0; }
+        [ $code -eq 77 ] && { checks=0 bad=0 code=0; }
         ;;
     esac
     [ "$code" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
     [ "$checks" -eq 0 ] && [ "$bad" -eq 0 ] && [ "$skips" -eq 0 ] && bad=1
-    ran=$((checks - skips))
-    [ $ran -lt "$bad" ] && ran=$bad
+    ran=$checks
+    [ "$ran" -lt "$bad" ] && ran=$bad
     passed=$((passed + ran - bad)) failed=$((failed + bad)) skipped=$((skipped + skips))
     printf '%-28s %5d passed %3d failed %3d skipped  %4d s\n' "$name" $((ran - bad)) "$bad" "$skips" \
         $(($(date +%s) - start))

@@ -164,8 +164,9 @@ START_TEST(test_variants_agree) {
                 n_compared++;
             }
     }
-    printf("act_quant: %d rows byte-equal to ref; %d variants skipped, this machine lacks the instructions\n",
-           n_compared, n_skipped);
+    printf("act_quant: %d rows byte-equal to ref\n", n_compared);
+    if (n_skipped)
+        printf("SKIPPED: act_quant: %d variants whose instructions this machine lacks\n", n_skipped);
     ck_assert_int_gt(n_compared, 0);
 }
 END_TEST

@@ -413,8 +413,9 @@ START_TEST(test_variants_agree) {
     }
     for (int i = 0; i < MAX_THREADS; i++)
         fwd_pool_free(pools[i]);
-    printf("%s: %d products bit-equal to ref; %d skipped, this machine lacks the instructions\n", t->name,
-           tally.n_compared, tally.n_skipped);
+    printf("%s: %d products bit-equal to ref\n", t->name, tally.n_compared);
+    if (tally.n_skipped)
+        printf("SKIPPED: %s: %d variants whose instructions this machine lacks\n", t->name, tally.n_skipped);
     ck_assert_int_gt(tally.n_compared, 0);
 }
 END_TEST

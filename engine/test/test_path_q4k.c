@@ -137,7 +137,7 @@ static void check_schedules(const char *file, int n, const int *chunks, int n_ch
     close_fixture(&f);
     for (int level = first_level; level < N_LEVELS; level++) {
         if (!has_level(level)) {
-            (void)printf("skipped: %s at CPU level %s: not on this machine\n", file, levels[level]);
+            (void)printf("SKIPPED: %s at CPU level %s: not on this machine\n", file, levels[level]);
             continue;
         }
         for (int t = 0; t < n_threads; t++) {
@@ -761,9 +761,9 @@ int main(void) {
         char file[PATH_BYTES];
         real_path(real_names[i], file);
         if (IS_SANITIZED)
-            (void)printf("skipped: %s: too slow under a sanitizer\n", real_names[i]);
+            (void)printf("SKIPPED: %s: too slow under a sanitizer\n", real_names[i]);
         else if (access(file, R_OK) != 0)
-            (void)printf("skipped: %s: model not present (%s)\n", real_names[i], file);
+            (void)printf("SKIPPED: %s: model not present (%s)\n", real_names[i], file);
         else
             tcase_add_loop_test(real, test_real, i, i + 1);
     }
