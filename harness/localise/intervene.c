@@ -29,7 +29,7 @@ static enum fwd_status put_spec_value(void *ud, const struct fwd_op_call *call, 
     int64_t width = call->out->ne[0];
     double *values = fwd_alloc((size_t)call->n_pos * (size_t)width, sizeof *values);
     FWD_FAIL_IF(!values, FWD_ENOMEM, err, "intervention: no memory for %d rows of %lld", call->n_pos, (long long)width);
-    enum fwd_status rc = par_spec_value(p->r->spec, p->r->pool, &e, UINT32_MAX, values, err);
+    enum fwd_status rc = par_spec_value(p->r->spec, p->r->pool, &e, values, err);
     for (int i = 0; rc == FWD_OK && i < call->n_pos; i++) {
         float *row = (float *)(void *)((char *)call->out->data + call->out->nb[1] * i);
         for (int64_t k = 0; k < width; k++)

@@ -1,6 +1,8 @@
 /* harness/localise/signature.c: one alternative spec, tried on the inputs of the worst matmul: the same bytes read as
  * another block type. If that explains the output, the kernel is right and the choice of kernel (H4) is wrong. */
 #include "run/run_state.h"
+#include "spec/spec_decode.h"
+#include "spec/spec_model.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -76,6 +78,22 @@ static double misfit(const double *values, const float *got, int64_t n) {
     return sqrt(d2 / n2);
 }
 
+/* The value when the weight's bytes are read as another block type, with that type's own row stride. */
+static enum fwd_status value_as(const struct par_run *r, const struct par_eval *e, uint32_t type, double *values) {
+    const struct spec_weight *w = par_spec_weight(r->spec, e->op, e->layer);
+    struct par_spec_altered alt;
+    struct spec_weight other = *w;
+    other.type = type;
+    other.row_bytes = par_decode_row_bytes(type, w->n_cols);
+    if (other.row_bytes == 0 || other.row_bytes > w->row_bytes)
+        return FWD_EUNSUPPORTED;
+    FWD_TRY(par_spec_alter(&alt, r->spec, e->layer, NULL));
+    *par_spec_altered_weight(&alt, e->op) = other;
+    enum fwd_status rc = par_spec_value(&alt.model, r->pool, e, values, NULL);
+    par_spec_alter_free(&alt);
+    return rc;
+}
+
 static enum fwd_status try_types(struct par_run *r, const struct sample *s, const struct fwd_numerics *numerics,
                                  struct fwd_error *err) {
     static const uint32_t types[] = {FWD_TYPE_Q2_K, FWD_TYPE_Q3_K, FWD_TYPE_Q4_K, FWD_TYPE_Q5_K,
@@ -93,7 +111,7 @@ static enum fwd_status try_types(struct par_run *r, const struct sample *s, cons
     FWD_FAIL_IF(!values, FWD_ENOMEM, err, "signature: no memory for a row of %lld", (long long)s->out.ne[0]);
     double explained = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        if (par_spec_value(r->spec, r->pool, &e, types[i], values, NULL) != FWD_OK)
+        if (value_as(r, &e, types[i], values) != FWD_OK)
             continue;
         /* F32 accumulation of the path's own order stays far below this; a wrong type is off by whole units. */
         if (misfit(values, s->out.data, s->out.ne[0]) < 1e-4) {

@@ -15,8 +15,11 @@ struct eval_tally {
     double ratio_max;
     struct par_worst worst;
     struct par_worst mismatch; /* the first one, if n_mismatch */
-    /* When set, elements are not judged: their exact values go here, [position - capture_pos0][capture_width]. */
-    double *capture;
+    uint8_t *accused_pos;      /* of par_eval */
+    /* When `capture` is set, elements are not judged: what is known of them goes here, [position -
+     * capture_pos0][width].
+     */
+    double *capture, *capture_got, *capture_bound; /* the last two may be NULL */
     int capture_pos0;
     int64_t capture_width;
 };
@@ -29,7 +32,6 @@ struct eval {
     struct eval_tally *tally; /* [n_threads] */
     int *pos;                 /* [n_pos] indices into out's positions that are judged */
     int n_pos;
-    const struct spec_weight *as_weight; /* a matmul's matrix read as this instead, or NULL */
 };
 
 /* The row of values at a view's absolute position; NULL when the view does not hold it. */

@@ -304,8 +304,7 @@ static enum fwd_status run_matmul(struct matmul_task *t, struct fwd_error *err) 
 
 enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     const struct par_eval *e = ev->e;
-    struct matmul_task t = {
-        .ev = ev, .w = ev->as_weight ? ev->as_weight : par_spec_weight(ev->m, e->op, e->layer), .block = 1};
+    struct matmul_task t = {.ev = ev, .w = par_spec_weight(ev->m, e->op, e->layer), .block = 1};
     const struct spec_weight *bias = par_spec_bias(ev->m, e->op, e->layer);
     FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
     FWD_TRY(check_input(&t, err));

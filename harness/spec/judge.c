@@ -2,6 +2,7 @@
  * the whole sequence, which a cache must still hold at every later call. One sequence at a time. */
 #include "spec/judge.h"
 
+#include "spec/evidence.h"
 #include "spec/judge_batch.h"
 #include "spec/ratio_histogram.h"
 
@@ -44,6 +45,9 @@ struct par_judge {
     size_t n_sample;
     uint8_t *covered; /* [n_covered] positions judged */
     size_t n_covered;
+    uint8_t *accused; /* [n_accused] positions of the current call in which an element is outside */
+    size_t n_accused;
+    struct par_evidence_set evidence;
     struct fwd_error failure; /* the first; code FWD_OK: none */
 };
 
@@ -116,6 +120,8 @@ void par_judge_close(struct par_judge *j) {
     fwd_free(j->tokens);
     fwd_free(j->sample);
     fwd_free(j->covered);
+    fwd_free(j->accused);
+    par_evidence_free(&j->evidence);
     fwd_free(j);
 }
 
@@ -134,11 +140,35 @@ static enum fwd_status grow(uint8_t **p, size_t *have, size_t n, struct fwd_erro
     return FWD_OK;
 }
 
+/* Copies what an accused call read and wrote, unless the op has enough of it. */
+static enum fwd_status keep_evidence(struct par_judge *j, const struct par_eval *e, bool accused,
+                                     struct fwd_error *err) {
+    struct par_kept_view kept[FWD_OP_COUNT * FORM_COUNT];
+    int n_kept = 0;
+    if (!accused)
+        return par_evidence_mark(&j->evidence, e, j->accused, err);
+    for (int op = 0; op < FWD_OP_COUNT; op++)
+        if (j->kept[op][FORM_FLOAT].valid)
+            kept[n_kept++].view = &j->kept[op][FORM_FLOAT].view;
+    return par_evidence_add(&j->evidence, e, j->accused, kept, n_kept, j->options.evidence_bytes, err);
+}
+
 /* Judges one call, or several as one, and marks its positions. */
-static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *e, struct fwd_error *err) {
+static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *call, struct fwd_error *err) {
+    struct par_eval with_marks = *call, *e = &with_marks;
     int at = row_index(j, e->op, e->layer);
-    uint64_t before = j->rows[at].n_judged;
+    uint64_t before = j->rows[at].n_judged, bad = j->rows[at].n_over + j->rows[at].n_nonfinite_mismatch;
+    if (j->options.evidence_bytes) {
+        bool cache = e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE;
+        size_t n = (size_t)(e->pos0 + e->n_pos), rows = cache ? (size_t)e->out->ne[2] : 0;
+        n = n > rows ? n : rows;
+        FWD_TRY(grow(&j->accused, &j->n_accused, n, err));
+        memset(j->accused, 0, n);
+        e->accused_pos = j->accused;
+    }
     FWD_TRY(par_judge_eval(j->model, j->options.pool, e, &j->rows[at], &j->hists[at], err));
+    if (j->options.evidence_bytes)
+        FWD_TRY(keep_evidence(j, e, j->rows[at].n_over + j->rows[at].n_nonfinite_mismatch > bad, err));
     if (j->rows[at].n_judged == before || e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE)
         return FWD_OK;
     FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(e->pos0 + e->n_pos), err));
@@ -483,6 +513,11 @@ enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **ro
     *rows = j->rows;
     *n_rows = j->n_rows;
     return FWD_OK;
+}
+
+void par_judge_take_evidence(struct par_judge *j, struct par_evidence_set *out) {
+    *out = j->evidence;
+    j->evidence = (struct par_evidence_set){0};
 }
 
 void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements) {

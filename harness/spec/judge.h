@@ -45,6 +45,7 @@ struct par_eval {
     const struct fwd_view *in[4];
     const struct fwd_view *out; /* the candidate's */
     const struct fwd_numerics *numerics;
+    uint8_t *accused_pos; /* NULL, or by absolute position, [pos0 + n_pos]: set to 1 where an element is outside */
 };
 struct par_worst {
     int pos;     /* absolute position */
@@ -73,11 +74,22 @@ struct par_ratio_histogram;
 enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
                                struct par_op_row *row, struct par_ratio_histogram *hist, struct fwd_error *err);
 
-/* The exact values of an op from the inputs in e, expected[n_pos][row values]; e->out tells the shape, its values are
- * not read. weight_type: UINT32_MAX, or the block type as which a matmul's bytes are read instead, with that type's own
- * row stride (FWD_EUNSUPPORTED when its rows would need more bytes than the tensor has; also for _q8 and _cache). */
+/* The exact values of an op from the inputs in e, expected[n_pos][row values]; e->out tells the shape, its values do
+ * not matter. FWD_EUNSUPPORTED for _q8 and _cache, whose output is bytes. An alternative spec (another weight, stride,
+ * epsilon, ...) is a changed copy of the model: see spec_model.h. */
 enum fwd_status par_spec_value(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
-                               uint32_t weight_type, double *expected, struct fwd_error *err);
+                               double *expected, struct fwd_error *err);
+
+/* An op element by element: [n_pos][width] each, NaN in `expected` where nothing was judged. A position of a _q8 op has
+ * its K codes and then a scale a block; the positions of a cache are all its rows. */
+struct par_elements {
+    int pos0, n_pos;
+    int64_t width;
+    double *expected, *got, *bound;
+};
+enum fwd_status par_spec_elements(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_eval *e,
+                                  struct par_elements *out, struct fwd_error *err);
+void par_elements_free(struct par_elements *x);
 
 /* ---- a streaming judge: give it every tap of a path, in order -------------------------------------------------- */
 struct par_judge;
@@ -88,6 +100,7 @@ struct par_judge_options {
     int sample_every; /* judge positions p with p % sample_every == sample_at, 1: all */
     int sample_at;
     struct fwd_pool *pool;
+    size_t evidence_bytes; /* most bytes of copies of accused ops (spec/evidence.h); 0: none are made */
 };
 enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_model *m,
                                const struct par_judge_options *options, struct fwd_error *err);
@@ -102,6 +115,9 @@ int par_judge_tap(void *ud, const struct fwd_view *view);
 /* rows: one per (op, layer) of the model in forward order, [*n_rows], owned by the judge; an op whose tap or input
  * never came is UNMEASURED with a note. */
 enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows, struct fwd_error *err);
+/* The evidence of all accused ops so far becomes the caller's (par_evidence_free). */
+struct par_evidence_set;
+void par_judge_take_evidence(struct par_judge *j, struct par_evidence_set *out);
 /* Positions judged (distinct) and elements in all, as of the last par_judge_rows. */
 void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements);
 

@@ -79,6 +79,12 @@ static bool is_before(const struct par_worst *a, const struct par_worst *b) {
     return a->pos < b->pos || (a->pos == b->pos && a->row < b->row);
 }
 
+/* Threads share the marks, and all of them write the same value. */
+static void accuse_position(const struct eval_tally *t, int pos) {
+    if (t->accused_pos)
+        __atomic_store_n(&t->accused_pos[pos], 1, __ATOMIC_RELAXED);
+}
+
 /* True when one side is not finite: counted here, and not compared as numbers. */
 static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected,
                             double got, double bound) {
@@ -100,6 +106,7 @@ static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos,
         if (t->n_mismatch == 0 || is_before(&w, &t->mismatch))
             t->mismatch = w;
         t->n_mismatch++;
+        accuse_position(t, pos);
     }
     return true;
 }
@@ -107,7 +114,12 @@ static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos,
 void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
                       double bound) {
     if (t->capture) {
-        t->capture[(pos - t->capture_pos0) * t->capture_width + row] = expected;
+        int64_t at = (pos - t->capture_pos0) * t->capture_width + row;
+        t->capture[at] = expected;
+        if (t->capture_got)
+            t->capture_got[at] = got;
+        if (t->capture_bound)
+            t->capture_bound[at] = bound;
         return;
     }
     if (!(bound >= 0))
@@ -128,7 +140,10 @@ void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64
             t->worst = w;
         t->ratio_max = ratio;
     }
-    t->n_over += ratio > 1;
+    if (ratio > 1) {
+        t->n_over++;
+        accuse_position(t, pos);
+    }
     par_ratio_add(&t->hist, ratio);
 }
 
@@ -270,6 +285,8 @@ enum fwd_status par_judge_eval(const struct par_spec_model *m, struct fwd_pool *
     row->layer = in_layer ? e->layer : -1;
     ev.tally = fwd_calloc((size_t)ev.n_threads, sizeof *ev.tally);
     ev.pos = fwd_alloc((size_t)e->n_pos, sizeof *ev.pos);
+    for (int i = 0; ev.tally && i < ev.n_threads; i++)
+        ev.tally[i].accused_pos = e->accused_pos;
     enum fwd_status st = ev.tally && ev.pos ? run_eval(&ev, row, hist, err)
                                             : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__,
                                                        "judge: no memory for %d positions", e->n_pos);

@@ -32,4 +32,18 @@ struct par_spec_model {
 const struct spec_weight *par_spec_weight(const struct par_spec_model *m, enum fwd_op op, int layer);
 const struct spec_weight *par_spec_bias(const struct par_spec_model *m, enum fwd_op op, int layer);
 
+/* A copy of the model that may be changed: another epsilon, matrix, stride, bias, norm, ... of one layer (or, with
+ * layer -1, of what lies outside layers). What is not changed stays the model's own, which must outlive it. */
+struct par_spec_altered {
+    struct par_spec_model model; /* its config may be written to */
+    struct spec_layer *layer;    /* of `layer`, NULL for -1 */
+};
+enum fwd_status par_spec_alter(struct par_spec_altered *out, const struct par_spec_model *m, int layer,
+                               struct fwd_error *err);
+void par_spec_alter_free(struct par_spec_altered *a);
+/* The changeable matrix, norm or table of an op of that layer; NULL for an op without. */
+struct spec_weight *par_spec_altered_weight(struct par_spec_altered *a, enum fwd_op op);
+/* Its bias; data == NULL takes it away. NULL for an op that never has one. */
+struct spec_weight *par_spec_altered_bias(struct par_spec_altered *a, enum fwd_op op);
+
 #endif

@@ -757,14 +757,14 @@ START_TEST(value_alone) {
     struct fwd_view out = float_view(FWD_OP_FFN_INP, y, 2, 3, 2);
     struct par_eval e = {.op = FWD_OP_FFN_INP, .pos0 = 3, .n_pos = 2, .n_in = 2, .in = {&va, &vb}, .out = &out};
     e.numerics = &numerics;
-    ck_assert_msg(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(par_spec_value(&model, NULL, &e, got, &err) == FWD_OK, "%s", err.message);
     for (int i = 0; i < 4; i++)
         ck_assert_msg(got[i] == 11 * (i + 1), "value %d: %g", i, got[i]);
     e.op = FWD_OP_K_CACHE;
-    ck_assert_int_eq(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err), FWD_EUNSUPPORTED);
+    ck_assert_int_eq(par_spec_value(&model, NULL, &e, got, &err), FWD_EUNSUPPORTED);
     e.op = FWD_OP_ATTN_NORM_Q8;
     out.dtype = FWD_Q8_K;
-    ck_assert_int_eq(par_spec_value(&model, NULL, &e, UINT32_MAX, got, &err), FWD_EUNSUPPORTED);
+    ck_assert_int_eq(par_spec_value(&model, NULL, &e, got, &err), FWD_EUNSUPPORTED);
 }
 END_TEST
 

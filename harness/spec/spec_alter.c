@@ -1,0 +1,63 @@
+/* Alternative specs: the model with one thing different. */
+#include "spec/spec_model.h"
+
+#include <string.h>
+
+enum fwd_status par_spec_alter(struct par_spec_altered *out, const struct par_spec_model *m, int layer,
+                               struct fwd_error *err) {
+    size_t n = (size_t)m->config.n_layer;
+    *out = (struct par_spec_altered){.model = *m};
+    out->model.layers = fwd_alloc(n, sizeof *m->layers);
+    FWD_FAIL_IF(!out->model.layers, FWD_ENOMEM, err, "spec: no memory for %zu layers", n);
+    memcpy(out->model.layers, m->layers, n * sizeof *m->layers);
+    if (layer >= 0 && layer < m->config.n_layer)
+        out->layer = &out->model.layers[layer];
+    return FWD_OK;
+}
+
+void par_spec_alter_free(struct par_spec_altered *a) {
+    fwd_free(a->model.layers);
+    *a = (struct par_spec_altered){0};
+}
+
+struct spec_weight *par_spec_altered_weight(struct par_spec_altered *a, enum fwd_op op) {
+    struct spec_layer *l = a->layer;
+    if (!fwd_op_in_layer(op))
+        return op == FWD_OP_INP_EMBD        ? &a->model.embedding
+               : op == FWD_OP_RESULT_NORM   ? &a->model.output_norm
+               : op == FWD_OP_RESULT_OUTPUT ? &a->model.output
+                                            : NULL;
+    if (!l)
+        return NULL;
+    switch (op) {
+    case FWD_OP_ATTN_NORM:
+        return &l->attn_norm;
+    case FWD_OP_QCUR:
+        return &l->q;
+    case FWD_OP_KCUR:
+        return &l->k;
+    case FWD_OP_VCUR:
+        return &l->v;
+    case FWD_OP_ATTN_OUT:
+        return &l->attn_out;
+    case FWD_OP_FFN_NORM:
+        return &l->ffn_norm;
+    case FWD_OP_FFN_GATE:
+        return &l->gate;
+    case FWD_OP_FFN_UP:
+        return &l->up;
+    case FWD_OP_FFN_OUT:
+        return &l->down;
+    default:
+        return NULL;
+    }
+}
+
+struct spec_weight *par_spec_altered_bias(struct par_spec_altered *a, enum fwd_op op) {
+    if (!a->layer)
+        return NULL;
+    return op == FWD_OP_QCUR   ? &a->layer->q_bias
+           : op == FWD_OP_KCUR ? &a->layer->k_bias
+           : op == FWD_OP_VCUR ? &a->layer->v_bias
+                               : NULL;
+}
