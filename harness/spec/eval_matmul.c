@@ -19,21 +19,22 @@ struct matmul_task {
     int block;          /* values in a block; 1: products of floats */
     int64_t n_blocks;   /* in a row */
     bool has_min;
-    /* Quantised activations of the judged positions, [n_pos][...]. */
+    /* Quantised activations of the judged positions, as struct spec_tile has them. */
+    int n_tile; /* positions there: n_pos, filled up */
     int16_t *code, *sum16;
-    double *scale; /* [n_pos][n_blocks] */
+    double *scale;
     /* Float activations. */
     double *x; /* [n_pos][n_cols] */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
 
-/* One thread's view of a group of weight rows. */
+/* One thread's view of a group of weight rows: laid out as struct spec_tile has them. */
 struct row_group {
-    int16_t *code, *min;   /* [SPEC_DOT_ROWS][n_cols], [..][n_cols / 16]: scale * q, and the minima */
-    double *d, *dmin;      /* [SPEC_DOT_ROWS][n_blocks] */
-    double *sum, *sum_abs; /* [n_pos][SPEC_DOT_ROWS] */
-    float *decoded;        /* [n_cols]: float activations only */
+    int16_t *code, *min;
+    double *d, *dmin;
+    double *sum, *sum_abs;
+    float *decoded; /* [n_cols]: float activations only */
 };
 
 static size_t round_up(size_t n) {
@@ -56,81 +57,80 @@ static size_t place_group(const struct matmul_task *t, struct row_group *g, uint
     g->dmin = (void *)(base + at);
     at += round_up(rows * nb * sizeof(double));
     g->sum = (void *)(base + at);
-    at += round_up((size_t)t->ev->n_pos * rows * sizeof(double));
+    at += round_up((size_t)t->n_tile * rows * sizeof(double));
     g->sum_abs = (void *)(base + at);
-    return at + round_up((size_t)t->ev->n_pos * rows * sizeof(double));
+    return at + round_up((size_t)t->n_tile * rows * sizeof(double));
 }
 
 /* ---- quantised activations -----------------------------------------------------------------------------------------
  */
 /* Codes times scales of one row; rows past the end of the matrix are zero. */
 static void unpack_row(const struct matmul_task *t, const struct row_group *g, int r, int64_t row) {
-    int64_t k = t->w->n_cols;
-    int16_t *code = g->code + r * k, *min = g->min + r * (k / 16);
-    if (row >= t->w->n_rows) {
-        memset(code, 0, (size_t)k * sizeof *code);
-        memset(min, 0, (size_t)k / 16 * sizeof *min);
-        for (int64_t b = 0; b < t->n_blocks; b++)
-            g->d[r * t->n_blocks + b] = g->dmin[r * t->n_blocks + b] = 0;
-        return;
-    }
     struct spec_block s;
-    for (int64_t b = 0; b < t->n_blocks; b++, code += t->block, min += t->block / 16) {
-        par_decode_block(t->w->type, t->w->data + row * t->w->row_bytes, b, &s);
+    for (int64_t b = 0; b < t->n_blocks; b++) {
+        int64_t at = b * SPEC_DOT_ROWS + r;
+        int16_t *code = g->code + at * t->block, *min = g->min + at * (t->block / 16);
+        if (row < t->w->n_rows)
+            par_decode_block(t->w->type, t->w->data + row * t->w->row_bytes, b, &s);
+        else
+            memset(&s, 0, sizeof s);
         for (int j = 0; j < t->block / 16; j++) {
             min[j] = s.min[j];
             for (int i = 0; i < 16; i++)
                 code[16 * j + i] = (int16_t)(s.scale[j] * s.q[16 * j + i]);
         }
-        g->d[r * t->n_blocks + b] = (double)s.d;
-        g->dmin[r * t->n_blocks + b] = (double)s.dmin;
+        g->d[at] = (double)s.d;
+        g->dmin[at] = (double)s.dmin;
     }
 }
 
 /* sum and sum_abs of the group's rows at every judged position. */
 static void sum_group(const struct matmul_task *t, const struct row_group *g) {
-    int64_t k = t->w->n_cols, nb = t->n_blocks;
-    int n_pos = t->ev->n_pos;
-    spec_int_dot_fn *dot_fn = t->block == 256 ? t->dots.int256 : t->dots.int32;
-    memset(g->sum, 0, (size_t)n_pos * SPEC_DOT_ROWS * sizeof(double));
-    memset(g->sum_abs, 0, (size_t)n_pos * SPEC_DOT_ROWS * sizeof(double));
-    for (int64_t b = 0; b < nb; b++)
-        for (int p = 0; p < n_pos; p++) {
-            int32_t dot[SPEC_DOT_ROWS], min_dot[SPEC_DOT_ROWS];
-            dot_fn(g->code + b * t->block, k, g->min + b * (t->block / 16), k / 16, t->code + p * k + b * t->block,
-                   t->sum16 + (p * k + b * t->block) / 16, dot, min_dot);
-            double scale = t->scale[p * nb + b];
-            double *sum = g->sum + p * SPEC_DOT_ROWS, *sum_abs = g->sum_abs + p * SPEC_DOT_ROWS;
-            for (int r = 0; r < SPEC_DOT_ROWS; r++) {
-                double term = g->d[r * nb + b] * scale * dot[r];
-                double min_term = t->has_min ? g->dmin[r * nb + b] * scale * min_dot[r] : 0.0;
-                sum[r] += term - min_term;
-                sum_abs[r] += fabs(term) + fabs(min_term);
-            }
-        }
+    const struct spec_tile tile = {.n_blocks = t->n_blocks,
+                                   .n_pos = t->n_tile,
+                                   .code = g->code,
+                                   .min = g->min,
+                                   .d = g->d,
+                                   .dmin = g->dmin,
+                                   .act = t->code,
+                                   .sum16 = t->sum16,
+                                   .scale = t->scale,
+                                   .sum = g->sum,
+                                   .sum_abs = g->sum_abs};
+    if (t->block == 256)
+        (t->has_min ? t->dots.block256_min : t->dots.block256)(&tile);
+    else
+        (t->has_min ? t->dots.block32_min : t->dots.block32)(&tile);
+}
+
+/* The two terms of block b: row r of the group at judged position p. */
+static void block_terms(const struct matmul_task *t, const struct row_group *g, int p, int r, int64_t b, double *term,
+                        double *min_term) {
+    int64_t w = b * SPEC_DOT_ROWS + r, x = b * t->n_tile + p;
+    const int16_t *code = g->code + w * t->block, *act = t->code + x * t->block;
+    const int16_t *min = g->min + w * (t->block / 16), *sum16 = t->sum16 + x * (t->block / 16);
+    int32_t dot = 0, min_dot = 0;
+    for (int i = 0; i < t->block; i++)
+        dot += code[i] * act[i];
+    for (int j = 0; j < t->block / 16; j++)
+        min_dot += min[j] * sum16[j];
+    *term = g->d[w] * t->scale[x] * dot;
+    *min_term = t->has_min ? g->dmin[w] * t->scale[x] * min_dot : 0;
 }
 
 /* Section 2.1, rule 1, for one element: a second pass over its terms, so it is only taken where it could matter. */
 static double swallowed_terms(const struct matmul_task *t, const struct row_group *g, int p, int r, double a) {
-    int64_t k = t->w->n_cols, nb = t->n_blocks;
+    int64_t k = t->w->n_cols;
     double d = 0, u = t->bound.u;
     if (t->block == 1) {
         for (int64_t i = 0; i < k; i++)
             d += par_swallowed(u, a, (double)g->decoded[i] * t->x[p * k + i]);
         return fmin(d, t->bound.n * u * a);
     }
-    for (int64_t b = 0; b < nb; b++) {
-        const int16_t *act = t->code + p * k + b * t->block, *code = g->code + r * k + b * t->block;
-        const int16_t *sum16 = t->sum16 + (p * k + b * t->block) / 16, *min = g->min + (r * k + b * t->block) / 16;
-        int32_t dot = 0, min_dot = 0;
-        for (int i = 0; i < t->block; i++)
-            dot += code[i] * act[i];
-        for (int j = 0; j < t->block / 16; j++)
-            min_dot += min[j] * sum16[j];
-        double scale = t->scale[p * nb + b];
-        d += par_swallowed(u, a, g->d[r * nb + b] * scale * dot);
-        if (t->has_min)
-            d += par_swallowed(u, a, g->dmin[r * nb + b] * scale * min_dot);
+    for (int64_t b = 0; b < t->n_blocks; b++) {
+        double term, min_term;
+        block_terms(t, g, p, r, b, &term, &min_term);
+        d += par_swallowed(u, a, term) + par_swallowed(u, a, min_term);
     }
     return fmin(d, t->bound.n * u * a);
 }
@@ -194,22 +194,22 @@ static int16_t cut_sum(int32_t sum) {
 static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
     int64_t k = t->w->n_cols;
-    size_t n = (size_t)t->ev->n_pos * (size_t)k;
-    t->code = fwd_alloc(n, sizeof *t->code);
-    t->sum16 = fwd_alloc(n / 16, sizeof *t->sum16);
-    t->scale = fwd_alloc(n / (size_t)t->block, sizeof *t->scale);
+    size_t n = (size_t)t->n_tile * (size_t)k;
+    t->code = fwd_calloc(n, sizeof *t->code);
+    t->sum16 = fwd_calloc(n / 16, sizeof *t->sum16);
+    t->scale = fwd_calloc(n / (size_t)t->block, sizeof *t->scale);
     FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes",
                 t->ev->n_pos, (long long)k);
     struct spec_q8 q;
     for (int p = 0; p < t->ev->n_pos; p++)
         for (int64_t b = 0; b < t->n_blocks; b++) {
-            int64_t at = p * k + b * t->block;
+            int64_t at = b * t->n_tile + p;
             read_block(t, e->pos0 + t->ev->pos[p], b, &q);
             for (int i = 0; i < t->block; i++)
-                t->code[at + i] = q.q[i];
+                t->code[at * t->block + i] = q.q[i];
             for (int j = 0; j < t->block / 16; j++)
-                t->sum16[at / 16 + j] = cut_sum(q.sum16[j]);
-            t->scale[p * t->n_blocks + b] = (double)q.d;
+                t->sum16[at * (t->block / 16) + j] = cut_sum(q.sum16[j]);
+            t->scale[at] = (double)q.d;
         }
     return FWD_OK;
 }
@@ -310,7 +310,8 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     FWD_TRY(check_input(&t, err));
     int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
     t.bound = par_bound_make(e->numerics, t.w->n_cols, n_terms);
-    t.dots = par_spec_dots();
+    t.dots = par_spec_dots(e->caps);
+    t.n_tile = (ev->n_pos + SPEC_DOT_POSITIONS - 1) / SPEC_DOT_POSITIONS * SPEC_DOT_POSITIONS;
     float *bias_row = NULL;
     if (bias) {
         bias_row = fwd_alloc((size_t)bias->n_cols, sizeof *bias_row);

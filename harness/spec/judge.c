@@ -156,6 +156,7 @@ static enum fwd_status keep_evidence(struct par_judge *j, const struct par_eval 
 /* Judges one call, or several as one, and marks its positions. */
 static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *call, struct fwd_error *err) {
     struct par_eval with_marks = *call, *e = &with_marks;
+    e->caps = j->options.caps;
     int at = row_index(j, e->op, e->layer);
     uint64_t before = j->rows[at].n_judged, bad = j->rows[at].n_over + j->rows[at].n_nonfinite_mismatch;
     if (j->options.evidence_bytes) {

@@ -32,6 +32,10 @@ int par_spec_compare_config(const struct par_spec_model *m, const struct fwd_con
 #define PAR_BOUND_DELTA 1e-6
 #define PAR_BOUND_ELEMENTS 4294967296.0
 
+/* Which of the processor's levels (mask of enum fwd_cpu) the judge may use. 0 means all that the machine has, so plain
+ * C needs a bit of its own. The values are the same, bit for bit. */
+#define PAR_CAPS_PLAIN (1u << 31)
+
 struct par_eval {
     enum fwd_op op;
     int layer;
@@ -45,6 +49,7 @@ struct par_eval {
     const struct fwd_view *in[4];
     const struct fwd_view *out; /* the candidate's */
     const struct fwd_numerics *numerics;
+    unsigned caps;        /* 0, a mask of enum fwd_cpu, or PAR_CAPS_PLAIN */
     uint8_t *accused_pos; /* NULL, or by absolute position, [pos0 + n_pos]: set to 1 where an element is outside */
 };
 struct par_worst {
@@ -100,6 +105,7 @@ struct par_judge_options {
     int sample_every; /* judge positions p with p % sample_every == sample_at, 1: all */
     int sample_at;
     struct fwd_pool *pool;
+    unsigned caps;         /* as in struct par_eval */
     size_t evidence_bytes; /* most bytes of copies of accused ops (spec/evidence.h); 0: none are made */
 };
 enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_model *m,

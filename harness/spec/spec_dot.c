@@ -6,19 +6,46 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void int_dot(const int16_t *restrict code, int64_t ld_code, const int16_t *restrict min, int64_t ld_min,
-                    const int16_t *restrict act, const int16_t *restrict sum16, int32_t *restrict dot,
-                    int32_t *restrict min_dot, int block) {
-    for (int r = 0; r < SPEC_DOT_ROWS; r++) {
-        const int16_t *c = code + r * ld_code, *m = min + r * ld_min;
-        int32_t a = 0, b = 0;
-        for (int i = 0; i < block; i++)
-            a += (int32_t)c[i] * (int32_t)act[i];
-        for (int g = 0; g < block / 16; g++)
-            b += (int32_t)m[g] * (int32_t)sum16[g];
-        dot[r] = a;
-        min_dot[r] = b;
+/* out[p][r] = a[r] . b[p] over n values: with n a constant the compiler keeps all the sums in registers. */
+INLINE void int_dots(const int16_t *restrict a, const int16_t *restrict b, int n,
+                     int32_t out[restrict SPEC_DOT_POSITIONS][SPEC_DOT_ROWS]) {
+    int32_t sum[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS] = {{0}};
+    for (int i = 0; i < n; i++)
+        for (int p = 0; p < SPEC_DOT_POSITIONS; p++)
+            for (int r = 0; r < SPEC_DOT_ROWS; r++)
+                sum[p][r] += (int32_t)a[r * n + i] * (int32_t)b[p * n + i];
+    for (int p = 0; p < SPEC_DOT_POSITIONS; p++)
+        for (int r = 0; r < SPEC_DOT_ROWS; r++)
+            out[p][r] = sum[p][r];
+}
+
+/* One block of all rows at two positions, onto sum and sum_abs of these positions. */
+INLINE void add_block(const struct spec_tile *t, int64_t b, int p, int block, bool has_min) {
+    int32_t dot[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS], min_dot[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS];
+    int64_t at = b * t->n_pos + p;
+    int groups = block / 16;
+    int_dots(t->code + b * SPEC_DOT_ROWS * block, t->act + at * block, block, dot);
+    if (has_min)
+        int_dots(t->min + b * SPEC_DOT_ROWS * groups, t->sum16 + at * groups, groups, min_dot);
+    const double *restrict d = t->d + b * SPEC_DOT_ROWS, *restrict dmin = t->dmin + b * SPEC_DOT_ROWS;
+    for (int i = 0; i < SPEC_DOT_POSITIONS; i++) {
+        double scale = t->scale[at + i];
+        double *restrict sum = t->sum + (p + i) * SPEC_DOT_ROWS, *restrict sum_abs =
+                                                                     t->sum_abs + (p + i) * SPEC_DOT_ROWS;
+        for (int r = 0; r < SPEC_DOT_ROWS; r++) {
+            double term = d[r] * scale * dot[i][r], min_term = has_min ? dmin[r] * scale * min_dot[i][r] : 0.0;
+            sum[r] += term - min_term;
+            sum_abs[r] += fabs(term) + fabs(min_term);
+        }
     }
+}
+
+INLINE void sum_tile(const struct spec_tile *t, int block, bool has_min) {
+    for (int i = 0; i < t->n_pos * SPEC_DOT_ROWS; i++)
+        t->sum[i] = t->sum_abs[i] = 0;
+    for (int64_t b = 0; b < t->n_blocks; b++)
+        for (int p = 0; p < t->n_pos; p += SPEC_DOT_POSITIONS)
+            add_block(t, b, p, block, has_min);
 }
 
 INLINE void f64_dot(const float *restrict w, const double *restrict x, int64_t n, double *restrict sum,
@@ -40,33 +67,41 @@ INLINE void f64_dot(const float *restrict w, const double *restrict x, int64_t n
     *sum_abs = ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
 }
 
-/* One instantiation of the three loops for a target. */
+/* One instantiation of the loops for a target. */
 #define DOTS(suffix, attribute)                                                                                        \
-    attribute static void int256_##suffix(const int16_t *c, int64_t ld_c, const int16_t *m, int64_t ld_m,              \
-                                          const int16_t *x, const int16_t *s, int32_t *dot, int32_t *min_dot) {        \
-        int_dot(c, ld_c, m, ld_m, x, s, dot, min_dot, 256);                                                            \
+    attribute static void block256_##suffix(const struct spec_tile *t) {                                               \
+        sum_tile(t, 256, false);                                                                                       \
     }                                                                                                                  \
-    attribute static void int32_##suffix(const int16_t *c, int64_t ld_c, const int16_t *m, int64_t ld_m,               \
-                                         const int16_t *x, const int16_t *s, int32_t *dot, int32_t *min_dot) {         \
-        int_dot(c, ld_c, m, ld_m, x, s, dot, min_dot, 32);                                                             \
+    attribute static void block256_min_##suffix(const struct spec_tile *t) {                                           \
+        sum_tile(t, 256, true);                                                                                        \
+    }                                                                                                                  \
+    attribute static void block32_##suffix(const struct spec_tile *t) {                                                \
+        sum_tile(t, 32, false);                                                                                        \
+    }                                                                                                                  \
+    attribute static void block32_min_##suffix(const struct spec_tile *t) {                                            \
+        sum_tile(t, 32, true);                                                                                         \
     }                                                                                                                  \
     attribute static void f64_##suffix(const float *w, const double *x, int64_t n, double *sum, double *sum_abs) {     \
         f64_dot(w, x, n, sum, sum_abs);                                                                                \
-    }
+    }                                                                                                                  \
+    static const struct spec_dots dots_##suffix = {block256_##suffix, block256_min_##suffix, block32_##suffix,         \
+                                                   block32_min_##suffix, f64_##suffix};
 
 DOTS(plain, )
 #if defined(__x86_64__)
 DOTS(avx2, __attribute__((target("avx2"))))
-DOTS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
+DOTS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512"))))
 #endif
 
-struct spec_dots par_spec_dots(void) {
+struct spec_dots par_spec_dots(unsigned caps) {
 #if defined(__x86_64__)
-    unsigned have = fwd_cpu_detect();
+    unsigned have = fwd_cpu_detect() & (caps ? caps : ~0u);
     if (have & FWD_CPU_AVX512)
-        return (struct spec_dots){int256_avx512, int32_avx512, f64_avx512};
+        return dots_avx512;
     if (have & FWD_CPU_AVX2)
-        return (struct spec_dots){int256_avx2, int32_avx2, f64_avx2};
+        return dots_avx2;
+#else
+    (void)caps;
 #endif
-    return (struct spec_dots){int256_plain, int32_plain, f64_plain};
+    return dots_plain;
 }

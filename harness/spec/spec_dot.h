@@ -1,26 +1,38 @@
 /* harness/spec/spec_dot.h: the judge's two hot loops, written so that a compiler vectorises them, compiled for more
- * than one instruction set. Integer results are exact whatever the order; the F64 sums have 8 fixed lanes. */
+ * than one instruction set. Integer results are exact whatever the order; each F64 sum runs over the blocks in their
+ * order, or over 8 fixed lanes. So every instruction set gives the same bits. */
 #ifndef HARNESS_SPEC_SPEC_DOT_H
 #define HARNESS_SPEC_SPEC_DOT_H
 
 #include <stdint.h>
 
-enum { SPEC_DOT_ROWS = 4 };
+/* Weight rows that are unpacked together, and positions that share one pass over them. */
+enum { SPEC_DOT_ROWS = 4, SPEC_DOT_POSITIONS = 2 };
 
-/* One block of SPEC_DOT_ROWS weight rows against one activation block:
- * dot[r] = sum_i code[r * ld_code + i] * act[i] over block values, min_dot[r] = sum_g min[r * ld_min + g] * sum16[g]
- * over block / 16 groups. Exact: |code| <= 4096, |act| <= 127, at most 256 values. */
-typedef void spec_int_dot_fn(const int16_t *code, int64_t ld_code, const int16_t *min, int64_t ld_min,
-                             const int16_t *act, const int16_t *sum16, int32_t dot[SPEC_DOT_ROWS],
-                             int32_t min_dot[SPEC_DOT_ROWS]);
+/* A group of unpacked weight rows and the activations of n_pos positions (a multiple of SPEC_DOT_POSITIONS; what fills
+ * it up has scale 0), all of them in the order in which the blocks are walked. */
+struct spec_tile {
+    int64_t n_blocks;
+    int n_pos;
+    const int16_t *code;    /* [n_blocks][SPEC_DOT_ROWS][block]: scale * q, at most 4096 in magnitude */
+    const int16_t *min;     /* [n_blocks][SPEC_DOT_ROWS][block / 16] */
+    const double *d, *dmin; /* [n_blocks][SPEC_DOT_ROWS] */
+    const int16_t *act;     /* [n_blocks][n_pos][block]: at most 127 in magnitude */
+    const int16_t *sum16;   /* [n_blocks][n_pos][block / 16]: of each 16 of act */
+    const double *scale;    /* [n_blocks][n_pos] */
+    double *sum, *sum_abs;  /* out: [n_pos][SPEC_DOT_ROWS] */
+};
+/* sum = sum over blocks of d * scale * (code . act) - dmin * scale * (min . sum16), sum_abs the same with the magnitude
+ * of each of the two terms. The dots are exact integers. */
+typedef void spec_tile_fn(const struct spec_tile *t);
 /* *sum = sum w[k] x[k], *sum_abs = sum |w[k] x[k]|, in F64; n: any. */
 typedef void spec_f64_dot_fn(const float *w, const double *x, int64_t n, double *sum, double *sum_abs);
 
 struct spec_dots {
-    spec_int_dot_fn *int256, *int32; /* blocks of 256 and of 32 values */
+    spec_tile_fn *block256, *block256_min, *block32, *block32_min; /* by values in a block; _min: dmin is read */
     spec_f64_dot_fn *f64;
 };
-/* The fastest set that this machine has. */
-struct spec_dots par_spec_dots(void);
+/* The fastest set that this machine has among caps, which are as in struct par_eval. */
+struct spec_dots par_spec_dots(unsigned caps);
 
 #endif

@@ -609,6 +609,24 @@ START_TEST(q8_bytes) {
 }
 END_TEST
 
+/* Value and bound of every element have the same bits whatever the judge may use of the processor. */
+static void check_levels(const struct fwd_view *in, const struct fwd_view *out) {
+    const unsigned caps[] = {0, FWD_CPU_AVX2, PAR_CAPS_PLAIN};
+    enum { N_CAPS = sizeof caps / sizeof *caps };
+    struct par_elements x[N_CAPS];
+    struct fwd_error err = {.message = ""};
+    for (int i = 0; i < N_CAPS; i++) {
+        struct par_eval e = {.op = out->op, .n_pos = out->n_pos, .n_in = 1, .in = {in}, .out = out, .caps = caps[i]};
+        e.numerics = &numerics;
+        ck_assert_msg(par_spec_elements(&model, NULL, &e, &x[i], &err) == FWD_OK, "%s", err.message);
+        size_t bytes = (size_t)(x[i].n_pos * x[i].width) * sizeof(double);
+        ck_assert_msg(!memcmp(x[i].expected, x[0].expected, bytes) && !memcmp(x[i].bound, x[0].bound, bytes),
+                      "caps %x: other bits than with all", caps[i]);
+    }
+    for (int i = 0; i < N_CAPS; i++)
+        par_elements_free(&x[i]);
+}
+
 START_TEST(matmul_by_hand) {
     /* Q8_0 row: d = 0.5, codes 1, 2, 0 ...; activations d = 2, codes 3, 4: 0.5 * 2 * (1*3 + 2*4) = 11, bias 0.25 */
     reset();
@@ -636,6 +654,7 @@ START_TEST(matmul_by_hand) {
     judge(&out, &in, NULL, NULL);
     expect_held(1);
     ck_assert_msg(row.worst.expected == 11, "expected value %.17g", row.worst.expected);
+    check_levels(&in, &out);
 }
 END_TEST
 
@@ -699,6 +718,7 @@ START_TEST(matmul_every_type) {
     judge(&out, &in, NULL, NULL);
     expect_held(MM_POS * MM_N);
     ck_assert_msg(row.ratio_max < 0.1, "the same numbers in another order: ratio %g", row.ratio_max);
+    check_levels(&in, &out);
     double bound = row.worst.bound;
     int64_t at = row.worst.pos * MM_N + row.worst.row;
     expect_caught(&out, y, at, 4 * bound, &in, NULL, NULL);
