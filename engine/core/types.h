@@ -75,7 +75,17 @@ struct fwd_numerics {
     int chain_block;     /* K values that one step of the longest chain covers: the chain has ... */
     int chain_per_block; /* ... ceil(K / chain_block) * chain_per_block + chain_extra inexact additions */
     int chain_extra;
-    int final_roundings;                                   /* c: scale products, bias, store */
+    int term_roundings; /* of each term before it is added: the product of its scales, an integer sum above 2^24. That
+                         * of the term's own product, where the steps are not fused, comes on top */
+    /* The order of that chain, for a second look at a result outside its bound: term i goes to partial sum i mod lanes,
+     * each in the order of i; the partial sums are added as a tree of halves ((l, l + lanes/2), ...). Every `segment`
+     * terms (0: only at the end) that total is added to the sum so far and the lanes start again from 0. lanes 0: the
+     * order is not declared. Terms are block products (and a min's after its block's) or single products. */
+    int lanes, segment;
+    /* Attention has a second kind of sum, over the keys: of the weights as above with these; of weighted values with
+     * one lane and the same segments. Segments have their own maximum and are joined in order, rescaled. */
+    int key_lanes, key_segment;
+    int final_roundings;                                   /* c: bias, store, scaling of the finished sum */
     bool fma;                                              /* chain steps are fused */
     bool ftz;                                              /* denormals flushed */
     enum fwd_dtype store;                                  /* type of the stored result */

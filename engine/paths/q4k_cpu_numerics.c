@@ -4,28 +4,11 @@
 
 #include "ops/expf/expf.h"
 
-/* Types whose blocks have a second, additive term: one more step of the chain per block. */
-static bool has_min(uint32_t type) {
-    return type == FWD_TYPE_Q4_1 || type == FWD_TYPE_Q5_1 || type == FWD_TYPE_Q2_K || type == FWD_TYPE_Q4_K ||
-           type == FWD_TYPE_Q5_K;
-}
-
 static void fill_linear(const struct q4k_linear *linear, struct fwd_numerics *n) {
-    int bias = linear->bias != NULL;
-    n->act = linear->act;
-    n->fma = true;
-    n->chain_extra = bias;
-    if (linear->packed) {
-        n->act_rule = FWD_ACT_AMAX127;
-        n->chain_block = linear->act == FWD_Q8_K ? 256 : 32;
-        n->chain_per_block = has_min(linear->weight->type) ? 2 : 1;
-        n->final_roundings = 2 + bias; /* the product of the scales, an integer sum above 2^24, the bias */
-        return;
-    }
-    n->chain_block = 256; /* 16 steps and a tree of 4 in each block, one step to join it */
-    n->chain_per_block = 1;
-    n->chain_extra += 20;
-    n->final_roundings = 1 + bias;
+    if (linear->packed)
+        fwd_matmul_q_numerics(linear->weight->type, linear->bias != NULL, n);
+    else
+        fwd_matmul_f_numerics(linear->bias != NULL, n);
 }
 
 static const struct q4k_linear *linear_of(const struct fwd_session *s, enum fwd_op op, int layer) {
@@ -88,6 +71,8 @@ bool q4k_numerics(const struct fwd_session *s, enum fwd_op op, int layer, struct
         n.chain_block = 8;
         n.chain_per_block = 1;
         n.chain_extra = 3;
+        n.lanes = 8;
+        n.fma = true;          /* squares of F32 values are exact in F64 */
         n.final_roundings = 3; /* 1/sqrt to F32, two products */
         n.sqrt_ulp = 0.5f;
         n.div_ulp = 0.5f;
@@ -115,10 +100,12 @@ bool q4k_numerics(const struct fwd_session *s, enum fwd_op op, int layer, struct
         n.store = fwd_kv_cache_type(s->kv);
         break;
     case FWD_OP_KQV_OUT:
-        n.chain_block = 16; /* of head_dim: a score's chain; over positions every key is a step */
+        n.chain_block = 16; /* of head_dim: a score's chain */
         n.chain_per_block = 1;
         n.chain_extra = 4;
-        n.final_roundings = 3;
+        n.lanes = 16;
+        n.key_lanes = 16;
+        n.key_segment = FWD_ATTENTION_SEGMENT;
         n.fma = true;
         n.exp_ulp = FWD_EXPF_ULP;
         n.div_ulp = 0.5f;

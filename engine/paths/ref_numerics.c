@@ -36,6 +36,7 @@ bool ref_numerics(const struct fwd_session *s, enum fwd_op op, int layer, struct
     case FWD_OP_FFN_NORM:
     case FWD_OP_RESULT_NORM:
         n.chain_block = n.chain_per_block = 1;
+        n.lanes = 1;
         n.sqrt_ulp = n.div_ulp = 0.5f;
         break;
     case FWD_OP_QCUR:
@@ -61,7 +62,8 @@ bool ref_numerics(const struct fwd_session *s, enum fwd_op op, int layer, struct
             n.act = FWD_F16; /* values are binary16, stored wider */
         break;
     case FWD_OP_KQV_OUT:
-        n.chain_block = n.chain_per_block = 1;
+        n.chain_block = n.chain_per_block = 1; /* of head_dim: 8 lanes, fewer where it is no multiple of 8 */
+        n.key_lanes = 1;
         n.exp_ulp = 1;
         n.div_ulp = n.sqrt_ulp = 0.5f;
         break;

@@ -293,7 +293,8 @@ static void add_block(const struct product *p, int64_t n, int m, int64_t b, doub
 static void check_against_f64(const struct product *p, const float *y, bool bias) {
     struct fwd_numerics num;
     fwd_matmul_q_numerics(p->t->type, bias, &num);
-    double n_steps = (double)(p->k / num.chain_block * num.chain_per_block + num.chain_extra + num.final_roundings);
+    double n_steps = (double)(p->k / num.chain_block * num.chain_per_block + num.chain_extra + num.term_roundings +
+                              num.final_roundings);
     for (int64_t n = 0; n < p->n; n++)
         for (int m = 0; m < p->m; m++) {
             double sum = bias ? (double)p->bias[n] : 0, size = fabs(sum);

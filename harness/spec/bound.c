@@ -1,7 +1,5 @@
 #include "spec/bound.h"
 
-#include "spec/judge.h"
-
 #include <float.h>
 #include <math.h>
 
@@ -30,12 +28,28 @@ double par_gamma(double n, double u) {
     return expm1(l * sqrt(n) * u + n * u * u / (1 - u));
 }
 
-struct par_bound par_bound_make(const struct fwd_numerics *nm, int64_t k, int64_t n_terms) {
+double par_sum_steps(const struct fwd_numerics *nm, int64_t k) {
+    double n = par_chain_steps(nm, k);
+    return n > 0 ? n + nm->term_roundings + (nm->fma ? 0 : 1) : 0;
+}
+
+double par_growth(enum par_bound_mode mode, double n, double u) {
+    double worst = n * u < 0.5 ? n * u / (1 - n * u) : HUGE_VAL;
+    if (!(n > 0) || mode == PAR_BOUND_WORST)
+        return n > 0 ? worst : 0;
+    return fmin(par_gamma(n, u), worst);
+}
+
+double par_bound_delta(enum par_bound_mode mode) {
+    return mode == PAR_BOUND_WORST ? 0 : PAR_BOUND_DELTA;
+}
+
+struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mode mode, int64_t k, int64_t n_terms) {
     struct par_bound b;
     double store = par_unit_of_store(nm->store);
     b.u = par_unit_of_accumulator(nm->accumulator);
-    b.n = par_chain_steps(nm, k);
-    b.g = par_gamma(b.n, b.u) + par_gamma((double)n_terms, 0x1p-53);
+    b.n = par_sum_steps(nm, k);
+    b.g = par_growth(mode, b.n, b.u) + par_growth(mode, (double)n_terms, 0x1p-53);
     /* The declared roundings happen in the accumulator's type or in the stored one, whichever is coarser, and the store
      * is one of them; only a half-float store is another, coarser one. */
     double coarse = b.u > store ? b.u : store;
@@ -44,6 +58,7 @@ struct par_bound par_bound_make(const struct fwd_numerics *nm, int64_t k, int64_
         coarse = b.u > 0x1p-24 ? b.u : 0x1p-24;
     bool store_left_out = store > b.u && (half_store || nm->final_roundings < 1);
     b.final = nm->final_roundings * coarse + (store_left_out ? store : 0) + 0x1p-52;
+    b.limit = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MAX : HUGE_VAL;
     double smallest = nm->ftz ? (double)FLT_MIN : 0x1p-149;
     b.tiny = nm->store == FWD_F64 ? 0x1p-1000 : (b.n + nm->final_roundings + 1) * smallest;
     if (nm->store == FWD_F16)

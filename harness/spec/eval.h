@@ -11,6 +11,8 @@
 /* What one thread found in one call. */
 struct eval_tally {
     struct par_ratio_histogram hist;
+    uint64_t n_systematic;
+    int looks_left; /* second looks that may still be taken: elements after that count as accused */
     uint64_t n_over, n_nonfinite_got, n_nonfinite_expected, n_mismatch;
     double ratio_max;
     struct par_worst worst;
@@ -54,6 +56,14 @@ static inline double par_load_one(enum fwd_dtype t, const uint8_t *row, int64_t 
 /* Judges one element: `expected` exactly, `got` as stored with type `store`. */
 void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
                       double bound);
+/* Whether the element is outside its bound, both sides are finite, and a second look may be taken: it is counted. */
+static inline bool par_eval_wants_look(struct eval_tally *t, double expected, double got, double bound) {
+    double off = expected < got ? got - expected : expected - got;
+    return off > bound && off < __builtin_huge_val() && !t->capture && t->looks_left > 0 && t->looks_left-- > 0;
+}
+/* As par_eval_element, of an element that a second look has found to be systematic: judged against that. */
+void par_eval_systematic(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
+                         double bound);
 
 /* The evaluator of ev->e->op over the positions in ev->pos; false from par_eval_has: there is none. */
 bool par_eval_has(enum fwd_op op);

@@ -1,7 +1,13 @@
 /* Causal attention over the candidate's own cache rows: softmax(q.k / sqrt(d)) . v, own map of query heads to KV heads.
- * Bound: numerics.md section 2, per key: an error e_j of score j moves o by p_j e_j |v_j| + (sum p_j e_j) |o|. */
+ *
+ * Bound: numerics.md section 2, per key. A weight p_j that is off by a relative d_j moves o by exactly
+ * sum p_j d_j (v_j - o) / (1 + sum p_j d_j), and never past the values themselves. d_j comes from the score's error e_j
+ * (exp(e_j) - 1) and from the exponential. On top come the two sums over the keys, each as long as its declared order
+ * makes it. */
 #include "spec/eval.h"
+#include "spec/second_look.h"
 
+#include <float.h>
 #include <math.h>
 
 struct attention_task {
@@ -15,75 +21,210 @@ struct attention_task {
 
 /* One query head at one position. */
 struct head_work {
-    double *p, *e;                   /* [n_keys]: probability and score error */
-    double *out, *out_abs, *out_err; /* [head_dim]: sum p v, sum p |v|, sum p e |v| */
+    double *score, *p, *off;       /* [n_keys]: scaled score, probability, and how far that may be off */
+    double *out, *out_abs, *moved; /* [head_dim]: sum p v, sum p |v|, how far the p's errors move it */
+    double *a, *b;                 /* [n_keys]: the terms of a sum that is added again */
+    double weights;                /* sum of exp(score - largest) */
+    bool overflow;                 /* a score's sum may have overflowed on its way */
 };
 
-/* Fills p (normalised) and e for the keys of one KV head. */
-static void score_keys(const struct attention_task *t, const struct head_work *w, const double *q, const double *k,
+/* Additions in the longest chain of the two sums over the keys: of the weights and of the weighted values. */
+static void chain_lengths(const struct fwd_numerics *nm, int n_keys, double *weights, double *values) {
+    if (nm->accumulator == FWD_ACC_EXACT) {
+        *weights = *values = 0;
+        return;
+    }
+    if (nm->key_lanes <= 0) { /* not declared: the worst order, one key after the other */
+        *weights = *values = n_keys + (nm->chain_extra > 0 ? nm->chain_extra : 0);
+        return;
+    }
+    struct par_order order = {nm->key_lanes, nm->key_segment}, one = {1, nm->key_segment};
+    bool joined = nm->key_segment > 0 && n_keys > nm->key_segment;
+    /* A segment is rescaled before it is joined: one rounding more. */
+    *weights = par_order_steps(order, n_keys) + joined;
+    *values = par_order_steps(one, n_keys) + joined + (nm->fma ? 0 : 1);
+}
+
+/* Fills score, p (normalised) and off for the keys of one KV head. */
+static void score_keys(const struct attention_task *t, struct head_work *w, const double *q, const double *k,
                        int n_keys) {
-    const struct fwd_numerics *nm = t->ev->e->numerics;
+    const struct par_eval *e = t->ev->e;
+    const struct fwd_numerics *nm = e->numerics;
     int64_t d = par_spec_config(t->ev->m)->head_dim;
     double u = par_unit_of_accumulator(nm->accumulator), scale = 1 / sqrt((double)d), top = -HUGE_VAL;
-    double g = par_gamma(par_chain_steps(nm, d), u) + par_gamma((double)d, 0x1p-53);
+    double own = 0x1p-53, any = u > own ? u : own; /* the spec's own rounding is there too */
+    double g = par_growth(e->bound, par_sum_steps(nm, d), u) + par_growth(e->bound, (double)d, own);
+    double limit = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MAX : HUGE_VAL;
+    w->overflow = false;
     for (int j = 0; j < n_keys; j++, k += t->kv_dim) {
         double s = 0, a = 0;
         for (int64_t i = 0; i < d; i++) {
             s += q[i] * k[i];
             a += fabs(q[i] * k[i]);
         }
-        w->p[j] = s * scale;
+        w->score[j] = s * scale;
         /* The chain, and the roundings of the scale and of the product with it. */
-        w->e[j] = (g * a + 2 * (u + 0x1p-53) * fabs(s)) * scale;
-        if (w->p[j] > top || isnan(w->p[j]))
-            top = w->p[j];
+        w->off[j] = (g * a + 2 * (u + own) * fabs(s)) * scale;
+        w->overflow = w->overflow || !(a < limit);
+        if (w->score[j] > top || isnan(w->score[j]))
+            top = w->score[j];
     }
-    double sum = 0, worst = 0;
+    /* Every segment after the first rescales all before it, and itself, by an exponential. */
+    int n_segments = nm->key_segment > 0 ? (n_keys + nm->key_segment - 1) / nm->key_segment : 1;
+    double exponentials = 2 * (double)nm->exp_ulp * any * n_segments;
+    double flushed = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MIN : 0; /* below, an exponential may be 0 */
+    double sum = 0;
     for (int j = 0; j < n_keys; j++) {
-        w->e[j] += (u + 0x1p-53) * fabs(w->p[j] - top); /* the difference that exp is taken of rounds too */
-        w->p[j] = exp(w->p[j] - top);
+        /* The difference that exp is taken of rounds too. */
+        double error = w->off[j] + (u + own) * fabs(w->score[j] - top);
+        w->p[j] = exp(w->score[j] - top);
+        double relative = expm1(error) + exponentials * exp(error);
+        w->off[j] = w->p[j] > 0 ? w->p[j] * relative : 0;
+        if (w->p[j] < 4 * flushed)
+            w->off[j] += 2 * flushed;
         sum += w->p[j];
-        worst = fmax(worst, w->e[j]);
     }
     for (int j = 0; j < n_keys; j++) {
         w->p[j] /= sum;
-        if (worst > 0.01) /* beyond first order */
-            w->e[j] = expm1(2 * worst);
+        w->off[j] /= sum;
+    }
+    w->weights = sum;
+}
+
+/* out, out_abs and moved from the weights. */
+static void mix_values(const struct attention_task *t, const struct head_work *w, const double *v, int n_keys) {
+    int64_t d = par_spec_config(t->ev->m)->head_dim;
+    for (int64_t i = 0; i < d; i++)
+        w->out[i] = w->out_abs[i] = w->moved[i] = w->a[i] = 0;
+    for (int j = 0; j < n_keys; j++)
+        for (int64_t i = 0; i < d; i++) {
+            double term = w->p[j] * v[j * t->kv_dim + i];
+            w->out[i] += term;
+            w->out_abs[i] += fabs(term);
+        }
+    double total = 0;
+    double *farthest = w->a;
+    for (int j = 0; j < n_keys; j++) {
+        total += w->off[j];
+        for (int64_t i = 0; i < d; i++) {
+            double away = fabs(v[j * t->kv_dim + i] - w->out[i]);
+            w->moved[i] += w->off[j] * away;
+            farthest[i] = farthest[i] > away ? farthest[i] : away;
+        }
+    }
+    for (int64_t i = 0; i < d; i++)
+        w->moved[i] = total < 0.5 ? fmin(w->moved[i] / (1 - total), farthest[i]) : farthest[i];
+}
+
+/* ---- the second look ----------------------------------------------------------------------------------------------
+ */
+/* exp(score - top) in the accumulator's type, as accurate as that allows. */
+static void exponentials(const struct head_work *w, int begin, int end, double top, bool f32) {
+    for (int j = begin; j < end; j++) {
+        double x = f32 ? (double)(float)(w->score[j] - top) : w->score[j] - top;
+        w->a[j] = f32 ? (double)(float)exp(x) : exp(x);
     }
 }
 
-static void judge_head(const struct attention_task *t, struct eval_tally *tally, const struct head_work *w, int pos,
-                       int head, const double *q) {
+static double round_to(bool f32, double x) {
+    return f32 ? (double)(float)x : x;
+}
+
+/* Element i of the head with both sums over the keys added again: segment by segment, joined as is declared. */
+static double add_keys_again(const struct attention_task *t, const struct head_work *w, const double *v, int64_t i,
+                             int n_keys, int lanes, int segment) {
+    const struct fwd_numerics *nm = t->ev->e->numerics;
+    bool f32 = nm->accumulator == FWD_ACC_F32, declared = nm->key_lanes > 0;
+    struct par_order over_weights = {lanes, 0}, over_values = {declared ? 1 : lanes, 0};
+    double top = -HUGE_VAL, weights = 0, values = 0;
+    int step = segment > 0 ? segment : n_keys;
+    for (int begin = 0; begin < n_keys; begin += step) {
+        int end = begin + step < n_keys ? begin + step : n_keys;
+        double here = -HUGE_VAL;
+        for (int j = begin; j < end; j++)
+            here = fmax(here, round_to(f32, w->score[j]));
+        exponentials(w, begin, end, here, f32);
+        for (int j = begin; j < end; j++)
+            w->b[j] = v[j * t->kv_dim + i];
+        double l = par_add_again(w->a + begin, NULL, end - begin, nm->accumulator, nm->fma, over_weights);
+        double o = par_add_again(w->a + begin, w->b + begin, end - begin, nm->accumulator, nm->fma, over_values);
+        double both = fmax(top, here);
+        double before = begin ? round_to(f32, exp(top - both)) : 0,
+               scaled = begin ? round_to(f32, exp(here - both)) : 1;
+        weights = round_to(f32, weights * before + round_to(f32, l * scaled));
+        values = round_to(f32, values * before + round_to(f32, o * scaled));
+        top = both;
+    }
+    return round_to(f32, values / weights);
+}
+
+/* slack: of the bound, the part that the weights' own errors and the final roundings are. */
+static bool is_systematic(const struct attention_task *t, const struct head_work *w, const double *v, int64_t i,
+                          int n_keys, double slack, double exact, double got, double *expected, double *bound) {
+    const struct fwd_numerics *nm = t->ev->e->numerics;
+    double again[PAR_MOST_ORDERS], longest_weights, longest;
+    struct par_order orders[PAR_MOST_ORDERS], declared = {nm->key_lanes, nm->key_segment};
+    bool is_declared;
+    chain_lengths(nm, n_keys, &longest_weights, &longest);
+    int n = par_orders(declared, longest, n_keys, orders, &is_declared);
+    for (int o = 0; o < n; o++)
+        again[o] = add_keys_again(t, w, v, i, n_keys, orders[o].lanes, orders[o].segment);
+    return par_second_look(again, n, is_declared, nm->store, slack, exact, got, expected, bound);
+}
+
+/* ---- a head -------------------------------------------------------------------------------------------------------
+ */
+/* Section 2.1, rule 1, for the weighted sum of element i. */
+static double swallowed_values(const struct attention_task *t, const struct head_work *w, const double *v, int64_t i,
+                               int n_keys, double u, double steps) {
+    double swallowed = 0, a = w->out_abs[i];
+    for (int j = 0; j < n_keys; j++)
+        swallowed += par_swallowed(u, a, w->p[j] * v[j * t->kv_dim + i]);
+    return fmin(swallowed, steps * u * a);
+}
+
+/* The same for the weights, relative: they add up to 1. */
+static double swallowed_weights(const struct head_work *w, int n_keys, double u, double steps) {
+    double swallowed = 0;
+    for (int j = 0; j < n_keys; j++)
+        swallowed += par_swallowed(u, 1, w->p[j]);
+    return fmin(swallowed, steps * u);
+}
+
+static void judge_head(const struct attention_task *t, struct eval_tally *tally, struct head_work *w, int pos, int head,
+                       const double *q) {
     const struct par_eval *e = t->ev->e;
     const struct fwd_numerics *nm = e->numerics;
     const struct par_spec_config *c = par_spec_config(t->ev->m);
     int64_t d = c->head_dim, at = head / (c->n_head / c->n_kv_head) * d;
+    const double *v = t->v + at;
     int n_keys = pos + 1;
+    double own = 0x1p-53, u = par_unit_of_accumulator(nm->accumulator), any = u > own ? u : own;
+    double n_weights, n_values;
     score_keys(t, w, q + head * d, t->k + at, n_keys);
-    double mean_error = 0;
-    for (int64_t i = 0; i < d; i++)
-        w->out[i] = w->out_abs[i] = w->out_err[i] = 0;
-    for (int j = 0; j < n_keys; j++) {
-        const double *v = t->v + j * t->kv_dim + at;
-        mean_error += w->p[j] * w->e[j];
-        for (int64_t i = 0; i < d; i++) {
-            double term = w->p[j] * v[i];
-            w->out[i] += term;
-            w->out_abs[i] += fabs(term);
-            w->out_err[i] += w->e[j] * fabs(term);
-        }
-    }
-    /* The sums over the keys: at least one addition a key, in the worst order; one denominator, one weighted sum. */
-    double u = par_unit_of_accumulator(nm->accumulator), store = par_unit_of_store(nm->store);
-    double sums = 2 * par_gamma(n_keys + (nm->chain_extra > 0 ? nm->chain_extra : 0), u) + par_gamma(n_keys, 0x1p-53) +
-                  2 * ((double)nm->exp_ulp + (double)nm->div_ulp) * (u > 0x1p-53 ? u : 0x1p-53);
-    double final = nm->final_roundings * (u > store ? u : store) + (store > u ? store : 0);
+    mix_values(t, w, v, n_keys);
+    chain_lengths(nm, n_keys, &n_weights, &n_values);
+    double own_sums = par_growth(e->bound, n_keys, own);
+    double over_weights = par_growth(e->bound, n_weights, u) + swallowed_weights(w, n_keys, u, n_weights) + own_sums;
+    double over_values = par_growth(e->bound, n_values, u) + own_sums;
+    struct par_bound made = par_bound_make(nm, e->bound, d, d);
+    double final = made.final + 2 * (double)nm->div_ulp * any;
     double tiny = (e->out->dtype == FWD_F64 ? 0x1p-1000 : 0x1p-149) * n_keys;
-    const uint8_t *got = par_view_row(e->out, pos);
-    for (int64_t i = 0; i < d; i++)
-        par_eval_element(
-            tally, e->out->dtype, pos, head * d + i, w->out[i], par_load_one(e->out->dtype, got, head * d + i),
-            w->out_err[i] + mean_error * fabs(w->out[i]) + sums * w->out_abs[i] + final * fabs(w->out[i]) + tiny);
+    const uint8_t *got_row = par_view_row(e->out, pos);
+    for (int64_t i = 0; i < d; i++) {
+        double exact = w->out[i], got = par_load_one(e->out->dtype, got_row, head * d + i), again;
+        double slack = w->moved[i] + final * fabs(exact) + tiny;
+        double bound = slack + over_weights * fabs(exact) + over_values * w->out_abs[i];
+        if (w->overflow || !(w->out_abs[i] * w->weights < made.limit))
+            bound = HUGE_VAL;
+        if (fabs(got - exact) > bound)
+            bound += swallowed_values(t, w, v, i, n_keys, u, n_values);
+        if (par_eval_wants_look(tally, exact, got, bound) &&
+            is_systematic(t, w, v, i, n_keys, slack, exact, got, &again, &bound))
+            par_eval_systematic(tally, e->out->dtype, pos, head * d + i, again, got, bound);
+        else
+            par_eval_element(tally, e->out->dtype, pos, head * d + i, exact, got, bound);
+    }
 }
 
 static void attention_heads(void *ctx, int thread, int n_threads) {
@@ -91,11 +232,15 @@ static void attention_heads(void *ctx, int thread, int n_threads) {
     const struct par_eval *e = t->ev->e;
     const struct par_spec_config *c = par_spec_config(t->ev->m);
     double *s = t->scratch + thread * t->n_scratch, *q = s;
-    struct head_work w = {.p = s + t->q_dim};
-    w.e = w.p + t->n_keys;
-    w.out = w.e + t->n_keys;
+    int64_t room = t->n_keys > c->head_dim ? t->n_keys : c->head_dim;
+    struct head_work w = {.score = s + t->q_dim};
+    w.p = w.score + t->n_keys;
+    w.off = w.p + t->n_keys;
+    w.out = w.off + t->n_keys;
     w.out_abs = w.out + c->head_dim;
-    w.out_err = w.out_abs + c->head_dim;
+    w.moved = w.out_abs + c->head_dim;
+    w.a = w.moved + c->head_dim;
+    w.b = w.a + room;
     int64_t n_work = (int64_t)t->ev->n_pos * c->n_head, loaded = -1;
     for (int64_t i = thread; i < n_work; i += n_threads) {
         int pos = e->pos0 + t->ev->pos[i / c->n_head];
@@ -138,7 +283,7 @@ enum fwd_status par_eval_attention(struct eval *ev, struct fwd_error *err) {
     t.n_keys = e->pos0 + ev->pos[ev->n_pos - 1] + 1;
     FWD_TRY(par_eval_need_float(ev, e->out, t.q_dim, err));
     FWD_TRY(par_eval_need_float(ev, e->in[0], t.q_dim, err));
-    t.n_scratch = t.q_dim + 2 * (int64_t)t.n_keys + 3 * c->head_dim;
+    t.n_scratch = t.q_dim + 5 * ((int64_t)t.n_keys + c->head_dim);
     t.scratch = fwd_alloc((size_t)ev->n_threads, (size_t)t.n_scratch * sizeof(double));
     t.k = fwd_alloc(2 * (size_t)t.n_keys, (size_t)t.kv_dim * sizeof(double));
     enum fwd_status st = FWD_OK;

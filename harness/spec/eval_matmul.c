@@ -2,6 +2,7 @@
  * exact product of the scales, in F64; the terms of the bound are the block products. Float activations: F64 products
  * of the decoded weight. Rows of the matrix are split over the threads, SPEC_DOT_ROWS at a time. */
 #include "spec/eval.h"
+#include "spec/look_matmul.h"
 #include "spec/spec_decode.h"
 #include "spec/spec_dot.h"
 #include "spec/spec_quant.h"
@@ -141,12 +142,24 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
     int pos = e->pos0 + t->ev->pos[p];
     double bias = t->bias ? (double)t->bias[row] : 0.0, exact = sum + bias;
     double got = par_load_one(e->out->dtype, par_view_row(e->out, pos), row);
-    /* The sum is rounded before the bias is added, and again after. */
-    double bound = par_bound_at(&t->bound, sum_abs, exact) +
-                   (t->bias ? par_unit_of_accumulator(e->numerics->accumulator) * fabs(sum) : 0);
+    double bound = par_bound_at(&t->bound, sum_abs, exact);
     double off = fabs(got - exact);
     if (off > bound && off <= bound + t->bound.n * t->bound.u * sum_abs)
         bound += swallowed_terms(t, g, p, r, sum_abs);
+    if (par_eval_wants_look(tally, exact, got, bound)) {
+        struct par_matmul_look look = {.w = t->w, .row = row, .numerics = e->numerics, .block = t->block};
+        look.bias = t->bias ? &t->bias[row] : NULL;
+        look.x = t->x ? t->x + p * t->w->n_cols : NULL;
+        look.code = t->code ? t->code + (int64_t)p * t->block : NULL;
+        look.sum16 = t->sum16 ? t->sum16 + (int64_t)p * t->block / 16 : NULL;
+        look.scale = t->scale ? t->scale + p : NULL;
+        look.step = t->n_tile;
+        double again, about;
+        if (par_look_matmul(&look, exact, got, &again, &about)) {
+            par_eval_systematic(tally, e->out->dtype, pos, row, again, got, about);
+            return;
+        }
+    }
     par_eval_element(tally, e->out->dtype, pos, row, exact, got, bound);
 }
 
@@ -309,7 +322,7 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
     FWD_TRY(check_input(&t, err));
     int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
-    t.bound = par_bound_make(e->numerics, t.w->n_cols, n_terms);
+    t.bound = par_bound_make(e->numerics, e->bound, t.w->n_cols, n_terms);
     t.dots = par_spec_dots(e->caps);
     t.n_tile = (ev->n_pos + SPEC_DOT_POSITIONS - 1) / SPEC_DOT_POSITIONS * SPEC_DOT_POSITIONS;
     float *bias_row = NULL;

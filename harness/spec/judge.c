@@ -190,7 +190,8 @@ static enum fwd_status judge_waiting(struct par_judge *j, int at, struct fwd_err
                          .n_in = 1,
                          .in = {&b->in},
                          .out = &b->out,
-                         .numerics = &b->numerics};
+                         .numerics = &b->numerics,
+                         .bound = j->options.bound};
     enum fwd_status st = judge_call(j, &e, err);
     par_batch_clear(b);
     return st;
@@ -457,7 +458,8 @@ static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v,
                          .n_pos = v->n_pos,
                          .judge_pos = j->sample,
                          .out = v,
-                         .numerics = &nm};
+                         .numerics = &nm,
+                         .bound = j->options.bound};
     find_inputs(j, &e, &made);
     return judge_or_wait(j, &e, err);
 }

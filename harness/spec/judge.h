@@ -31,6 +31,9 @@ int par_spec_compare_config(const struct par_spec_model *m, const struct fwd_con
  * probability 1 - PAR_BOUND_DELTA. A run may judge up to that many. */
 #define PAR_BOUND_DELTA 1e-6
 #define PAR_BOUND_ELEMENTS 4294967296.0
+/* LIKELY: as said. WORST: no correct element ever leaves its bound, which grows with the length of a sum instead of its
+ * root. Either way terms swallowed whole and a second look are as section 2.1 says. */
+enum par_bound_mode { PAR_BOUND_LIKELY = 0, PAR_BOUND_WORST = 1 };
 
 /* Which of the processor's levels (mask of enum fwd_cpu) the judge may use. 0 means all that the machine has, so plain
  * C needs a bit of its own. The values are the same, bit for bit. */
@@ -51,6 +54,7 @@ struct par_eval {
     const struct fwd_numerics *numerics;
     unsigned caps;        /* 0, a mask of enum fwd_cpu, or PAR_CAPS_PLAIN */
     uint8_t *accused_pos; /* NULL, or by absolute position, [pos0 + n_pos]: set to 1 where an element is outside */
+    enum par_bound_mode bound;
 };
 struct par_worst {
     int pos;     /* absolute position */
@@ -64,8 +68,14 @@ struct par_op_row {
     enum par_verdict verdict;
     uint64_t n_judged; /* elements */
     uint64_t n_over;   /* residue ratio above 1 */
+    /* Of n_judged, those that only the second look keeps below 1: rounding that is the same whenever the declared order
+     * is followed (section 2.1, rule 2). Judged against the sum as added in that order. */
+    uint64_t n_systematic;
     uint64_t n_nonfinite_got, n_nonfinite_expected, n_nonfinite_mismatch;
     double ratio_max, ratio_p50, ratio_p99, ratio_p999;
+    double floor_p50; /* detection floor: half of all elements would have shown a relative change of this (bound over
+                       * |expected|, median; known to 1/16 octave); 0 where every change shows, or nothing was judged */
+    bool review;      /* ratio_p999 is so small that the declaration may be too generous to show a fault; no verdict */
     struct par_worst worst; /* at ratio_max, the first by position and row among equals; else the first mismatch */
     bool absent;            /* the path declares no such op: nothing to measure, and nothing missing */
     char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */
@@ -107,6 +117,7 @@ struct par_judge_options {
     struct fwd_pool *pool;
     unsigned caps;         /* as in struct par_eval */
     size_t evidence_bytes; /* most bytes of copies of accused ops (spec/evidence.h); 0: none are made */
+    enum par_bound_mode bound;
 };
 enum fwd_status par_judge_open(struct par_judge **out, const struct par_spec_model *m,
                                const struct par_judge_options *options, struct fwd_error *err);

@@ -72,6 +72,9 @@ static void count_element(struct par_ratio_histogram *h, double expected, double
     h->n_zero_expected += expected == 0;
     h->n_signal += expected != 0;
     h->n_blunt += expected != 0 && fabs(expected) < bound;
+    h->n_bounded += bound != 0;
+    if (expected != 0)
+        par_floor_add(h, bound / fabs(expected));
 }
 
 /* Of equally bad elements the first by position and row is named, in whatever order they were judged. */
@@ -94,6 +97,12 @@ static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos,
         return false;
     /* Within its bound of the overflow limit a result may lie on either side of it. */
     bool same_sign = signbit(expected) == signbit(got);
+    /* Where a bound has overflowed the sum itself may have, whatever it would have come to. */
+    if (spec_ok && bound == HUGE_VAL) {
+        count_element(&t->hist, expected, expected, bound);
+        par_ratio_add(&t->hist, 0);
+        return true;
+    }
     if (spec_ok && isinf(got) && same_sign && fabs(expected) + bound >= limit)
         return true;
     if (!spec_ok && got_ok && isfinite(expected) && fabs(expected) - bound < limit)
@@ -147,6 +156,12 @@ void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64
     par_ratio_add(&t->hist, ratio);
 }
 
+void par_eval_systematic(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
+                         double bound) {
+    t->n_systematic++;
+    par_eval_element(t, store, pos, row, expected, got, bound);
+}
+
 /* ---- rows
  * ------------------------------------------------------------------------------------------------------------ */
 static void merge_tally(struct par_op_row *row, struct par_ratio_histogram *hist, const struct eval_tally *t) {
@@ -160,15 +175,28 @@ static void merge_tally(struct par_op_row *row, struct par_ratio_histogram *hist
         row->ratio_max = t->ratio_max;
     row->n_judged += t->hist.n;
     row->n_over += t->n_over;
+    row->n_systematic += t->n_systematic;
     row->n_nonfinite_got += t->n_nonfinite_got;
     row->n_nonfinite_expected += t->n_nonfinite_expected;
     row->n_nonfinite_mismatch += t->n_mismatch;
     par_ratio_merge(hist, &t->hist);
 }
 
+/* Section 2.1, rule 2: an op of which more than this share is systematic rounding is MISTRUSTED. */
+#define MOST_SYSTEMATIC 1e-5
+/* Section 2.1: a p99.9 below this calls for a review of the declaration, if there are enough elements for one. */
+#define REVIEW_BELOW 0.005
+enum { REVIEW_FROM = 10000 };
+
 /* Why the measurement itself is no good, into note; false: it is. */
-static bool find_mistrust(const struct par_ratio_histogram *h, char *note, size_t n) {
+static bool find_mistrust(const struct par_ratio_histogram *h, const struct par_op_row *row, char *note, size_t n) {
     enum { FEW = 16 }; /* elements below which "most" and "constant" say nothing */
+    /* Beside a fault it is the fault that counts. */
+    if (row->verdict == PAR_HELD && (double)row->n_systematic > MOST_SYSTEMATIC * (double)h->n) {
+        (void)snprintf(note, n, "systematic rounding in %llu of %llu elements, at most 1 in 100000 is expected",
+                       (unsigned long long)row->n_systematic, (unsigned long long)h->n);
+        return true;
+    }
     if (h->n < FEW)
         return false;
     if (h->n_signal >= FEW && 2 * h->n_blunt > h->n_signal) {
@@ -195,12 +223,14 @@ static void finish_row(struct par_op_row *row, const struct par_ratio_histogram 
     row->ratio_p50 = fmin(par_ratio_quantile(hist, 0.5), row->ratio_max);
     row->ratio_p99 = fmin(par_ratio_quantile(hist, 0.99), row->ratio_max);
     row->ratio_p999 = fmin(par_ratio_quantile(hist, 0.999), row->ratio_max);
+    row->floor_p50 = par_floor_quantile(hist, 0.5);
+    row->review = hist->n_bounded >= REVIEW_FROM && row->ratio_p999 < REVIEW_BELOW;
     row->verdict = row->n_judged == 0 || hist->n_failed_calls ? PAR_UNMEASURED : PAR_HELD;
     if (row->n_over)
         row->verdict = PAR_DIVERGED;
     if (row->n_nonfinite_mismatch)
         row->verdict = PAR_NONFINITE;
-    if (find_mistrust(hist, row->note, sizeof row->note))
+    if (find_mistrust(hist, row, row->note, sizeof row->note))
         row->verdict = PAR_MISTRUSTED;
     else if (hist->n_failed_calls == 0)
         row->note[0] = 0;
@@ -249,6 +279,10 @@ static enum fwd_status run_eval(struct eval *ev, struct par_op_row *row, struct 
     const struct par_eval *e = ev->e;
     struct fwd_error why = {.message = ""};
     bool whole = e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE; /* judged at every row, whatever the sample */
+    /* A thousand a thread settle whether it is rounding; behind them lies a fault, and each look costs a sum. */
+    enum { LOOKS = 1000 };
+    for (int i = 0; i < ev->n_threads; i++)
+        ev->tally[i].looks_left = row->n_over < LOOKS ? LOOKS : 0;
     for (int i = 0; i < e->n_pos; i++)
         if (whole || !e->judge_pos || e->judge_pos[i])
             ev->pos[ev->n_pos++] = i;

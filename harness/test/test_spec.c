@@ -717,7 +717,7 @@ START_TEST(matmul_every_type) {
     numerics.chain_per_block = 2;
     judge(&out, &in, NULL, NULL);
     expect_held(MM_POS * MM_N);
-    ck_assert_msg(row.ratio_max < 0.1, "the same numbers in another order: ratio %g", row.ratio_max);
+    ck_assert_msg(row.ratio_max < 0.25, "the same numbers in another order: ratio %g", row.ratio_max);
     check_levels(&in, &out);
     double bound = row.worst.bound;
     int64_t at = row.worst.pos * MM_N + row.worst.row;

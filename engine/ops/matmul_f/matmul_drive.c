@@ -51,6 +51,8 @@ static void declare_numerics(enum fwd_dtype real, enum fwd_accumulator accumulat
                                  .chain_block = MATMUL_CHAIN,
                                  .chain_per_block = 1,
                                  .chain_extra = MATMUL_CHAIN,
+                                 .lanes = 1,
+                                 .segment = MATMUL_CHAIN,
                                  .final_roundings = has_bias ? 1 : 0,
                                  .fma = true,
                                  .store = real};

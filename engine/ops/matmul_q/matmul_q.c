@@ -51,8 +51,10 @@ void fwd_matmul_q_numerics(uint32_t weight_type, bool has_bias, struct fwd_numer
     out->accumulator = FWD_ACC_F32;
     out->chain_block = kquant ? 256 : 32;
     out->chain_per_block = has_min ? 2 : 1;
-    /* the scale product, a superblock's integer to F32 (a 32-block's fits in 24 bits), the bias */
-    out->final_roundings = 1 + (kquant ? 1 : 0) + (has_bias ? 1 : 0);
+    /* the scale product, a superblock's integer to F32 (a 32-block's fits in 24 bits) */
+    out->term_roundings = 1 + (kquant ? 1 : 0);
+    out->lanes = 1;
+    out->final_roundings = has_bias ? 1 : 0;
     out->fma = true;
     out->store = FWD_F32;
 }
