@@ -3,6 +3,7 @@
 #ifndef HARNESS_REPORT_REPORT_H
 #define HARNESS_REPORT_REPORT_H
 
+#include "compare/ledger.h"
 #include "compare/metrics.h"
 #include "compare/verdict.h"
 #include "engine.h"
@@ -18,6 +19,7 @@ struct par_report_op { /* one op of one layer, both sides */
     struct par_op_row ref, cand;
     bool has_free_run;
     struct par_metrics free_run; /* candidate against reference, over all positions kept */
+    struct par_ledger ledger;    /* of the candidate's matrix products, at a sample of positions; n == 0: none */
 };
 struct par_report_logits { /* one position */
     int pos;
@@ -26,7 +28,10 @@ struct par_report_logits { /* one position */
     struct par_logit_metrics m;
     double spread;   /* explained spread: the ensemble's quantile of max(e_j - e_1) (scaled), or NaN: not measured */
     double distance; /* relative L2 of the centred difference */
-    double spread_distance; /* the same of the ensemble, its quantile */
+    double spread_distance;   /* the same of the ensemble, its quantile */
+    double price;             /* mean distance of the ensemble's runs to the reference */
+    double floor;             /* largest distance between two runs of the ensemble: as far apart as correct runs are */
+    double f64_ref, f64_cand; /* distance of either side to path f64; NaN: not measured */
     enum par_verdict verdict;
     const char *what; /* "equal", "certified near-tie", "flip beyond the spread", "distance beyond the spread" */
 };

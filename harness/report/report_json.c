@@ -30,6 +30,16 @@ static bool put_row(cJSON *o, const struct par_op_row *row) {
            par_put_exact(worst, "bound", row->worst.bound);
 }
 
+static bool put_ledger(cJSON *o, const struct par_ledger *l) {
+    return o && par_put_count(o, "elements", l->n) && par_put_count(o, "n_unexplained", l->n_unexplained) &&
+           par_put_bool(o, "has_source", l->has_source) && par_put_exact(o, "whole", par_ledger_share(l, l->total2)) &&
+           par_put_exact(o, "weights", par_ledger_share(l, l->weight2)) &&
+           par_put_exact(o, "activation", par_ledger_share(l, l->activation2)) &&
+           par_put_exact(o, "rounding", par_ledger_share(l, l->rounding2)) &&
+           par_put_exact(o, "unexplained", par_ledger_share(l, l->unexplained2)) &&
+           par_put_exact(o, "gap_max", l->gap_max);
+}
+
 static bool put_ops(cJSON *array, const struct par_report *r) {
     for (int i = 0; i < r->n_ops; i++) {
         const struct par_report_op *op = &r->ops[i];
@@ -38,6 +48,8 @@ static bool put_ops(cJSON *array, const struct par_report *r) {
             !put_row(par_put_object(o, "reference"), &op->ref) || !put_row(par_put_object(o, "candidate"), &op->cand))
             return false;
         if (op->has_free_run && !par_put_metrics(par_put_object(o, "free_run"), &op->free_run))
+            return false;
+        if (op->ledger.n && !put_ledger(par_put_object(o, "ledger"), &op->ledger))
             return false;
     }
     return array != NULL;
@@ -55,6 +67,9 @@ static bool put_logits(cJSON *array, const struct par_report *r) {
             !par_put_real(o, "kl", l->m.kl) || !par_put_int(o, "topk_overlap", l->m.topk_overlap) ||
             !par_put_int(o, "k", l->m.k) || !par_put_exact(o, "spread", l->spread) ||
             !par_put_exact(o, "distance", l->distance) || !par_put_exact(o, "spread_distance", l->spread_distance) ||
+            !par_put_exact(o, "price", l->price) || !par_put_exact(o, "floor", l->floor) ||
+            !par_put_exact(o, "distance_ref_to_f64", l->f64_ref) ||
+            !par_put_exact(o, "distance_cand_to_f64", l->f64_cand) ||
             !par_put_metrics(par_put_object(o, "diff"), &l->m.diff))
             return false;
     }

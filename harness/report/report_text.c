@@ -72,11 +72,15 @@ static void put_input(const struct par_report *r, FILE *out) {
 }
 
 static void put_logit_row(const struct par_report_logits *l, FILE *out) {
-    (void)fprintf(out, "%6d%c %-10s %6d %6d %8.3g %8.3g %8.3g %8.3g %8.2g %2d/%-2d ", l->pos, l->decode ? 'd' : ' ',
-                  par_verdict_name(l->verdict), (int)l->m.top_ref, (int)l->m.top_got, l->m.margin_ref, l->m.margin_got,
-                  l->distance, l->spread_distance, l->m.kl, l->m.topk_overlap, l->m.k);
+    (void)fprintf(out, "%6d%c %-10s %6d %6d %8.3g %8.3g %8.3g %8.3g %8.3g %8.2g ", l->pos, l->decode ? 'd' : ' ',
+                  par_verdict_name(l->verdict), (int)l->m.top_ref, (int)l->m.top_got, l->m.margin_ref, l->distance,
+                  l->price, l->floor, l->spread_distance, l->m.kl);
     par_put_plain(out, l->what);
     (void)fputc('\n', out);
+    if (l->m.top_ref != l->m.top_got)
+        (void)fprintf(out,
+                      "%18sthe reference has token %d ahead of %d by %.4g; correct runs move the two by up to %.4g\n",
+                      "", (int)l->m.top_ref, (int)l->m.top_got, l->m.gap_in_ref, l->spread);
 }
 
 /* Every position that is not HELD, and the last one of the prompt and of the decode steps; all of them when few. */
@@ -92,8 +96,8 @@ static void put_logits(const struct par_report *r, enum par_report_detail detail
         return;
     }
     bool all = detail == PAR_DETAIL_FULL || r->n_logits <= MOST_POSITIONS;
-    (void)fprintf(out, "%6s  %-10s %6s %6s %8s %8s %8s %8s %8s %5s\n", "pos", "verdict", "ref", "cand", "margin",
-                  "of cand", "distance", "spread", "KL", "top k");
+    (void)fprintf(out, "%6s  %-10s %6s %6s %8s %8s %8s %8s %8s %8s\n", "pos", "verdict", "ref", "cand", "margin",
+                  "distance", "price", "floor", "spread", "KL");
     int n_shown = 0;
     for (int i = 0; i < r->n_logits; i++) {
         if (!all && !logit_row_matters(r, i))
@@ -103,8 +107,9 @@ static void put_logits(const struct par_report *r, enum par_report_detail detail
     }
     if (n_shown < r->n_logits)
         (void)fprintf(out, "and %d more positions, HELD with the same token\n", r->n_logits - n_shown);
-    (void)fprintf(
-        out, "d: a decode step; ref, cand: the best token; margin: best minus second best; distance: relative L2\n");
+    (void)fprintf(out, "d: a decode step; ref, cand: the best token; margin: best minus second best of the reference;\n"
+                       "distance, price, floor, spread: relative L2 of candidate to reference, of correct runs to the\n"
+                       "reference, between correct runs, and what the distance may be at most\n");
 }
 
 static void put_profile(const struct par_report *r, FILE *out) {
@@ -131,6 +136,36 @@ static void put_profile(const struct par_report *r, FILE *out) {
     (void)fprintf(out, "Two correct paths drift apart like this; only the judged ops below can accuse one.\n");
     fwd_free(y);
     fwd_free(has);
+}
+
+/* What the distance of each kind of matrix product to the exact result is made of. */
+static void put_ledger(const struct par_report *r, FILE *out) {
+    bool any = false;
+    put_title(out, "error ledger of the candidate's matrix products (relative L2, at a sample of positions)");
+    for (int op = 0; op < FWD_OP_COUNT; op++) {
+        struct par_ledger sum = {0};
+        for (int i = 0; i < r->n_ops; i++)
+            if (r->ops[i].op == (enum fwd_op)op)
+                par_ledger_merge(&sum, &r->ops[i].ledger);
+        if (sum.n == 0)
+            continue;
+        if (!any)
+            (void)fprintf(out, "%-14s %10s %10s %10s %10s %12s %10s %10s\n", "op", "elements", "whole", "weights",
+                          "activation", "rounding", "unexpl.", "adds up");
+        any = true;
+        char weight[24] = "no source";
+        if (sum.has_source)
+            (void)snprintf(weight, sizeof weight, "%.4g", par_ledger_share(&sum, sum.weight2));
+        (void)fprintf(out, "%-14s %10llu %10.4g %10s %10.4g %12.3g %10.3g %10.1g\n", fwd_op_name((enum fwd_op)op),
+                      (unsigned long long)sum.n, par_ledger_share(&sum, sum.total2), weight,
+                      par_ledger_share(&sum, sum.activation2), par_ledger_share(&sum, sum.rounding2),
+                      par_ledger_share(&sum, sum.unexplained2), sum.gap_max);
+    }
+    if (!any)
+        (void)fprintf(out, "UNMEASURED: not part of this run\n");
+    else
+        (void)fprintf(out,
+                      "adds up: largest relative gap, of any element, between the whole and the sum of its parts\n");
 }
 
 static void put_op_head(FILE *out) {
@@ -330,6 +365,7 @@ void par_report_text(const struct par_report *r, enum par_report_detail detail, 
         return;
     put_input(r, out);
     put_logits(r, detail, out);
+    put_ledger(r, out);
     put_profile(r, out);
     put_guilty_ops(r, out);
     put_op_kinds(r, out);

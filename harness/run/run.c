@@ -2,6 +2,7 @@
 #include "run/run.h"
 
 #include "contract/hypothesis.h"
+#include "run/run_ledger.h"
 #include "run/run_state.h"
 
 #include <math.h>
@@ -147,12 +148,18 @@ static enum fwd_status allocate(struct par_run *r, struct fwd_error *err) {
     r->logits_cand = fwd_alloc(rows * vocab, sizeof(float));
     r->logits_work = fwd_alloc(work_rows * vocab, sizeof(float));
     r->spread_flip = fwd_calloc(rows, sizeof(double));
-    r->spread_distance = fwd_calloc(rows, sizeof(double));
+    r->spread_distance = fwd_calloc(rows * 5, sizeof(double));
     r->greedy = fwd_calloc((size_t)o->n_decode + 1, sizeof *r->greedy);
     FWD_FAIL_IF(!r->logits_ref || !r->logits_cand || !r->logits_work || !r->spread_flip || !r->spread_distance ||
                     !r->greedy,
                 FWD_ENOMEM, err, "run: no memory for the logits of %d positions (%.0f MB)", r->n_want,
                 12e-6 * (double)(rows * vocab));
+    r->price = r->spread_distance + rows;
+    r->floor = r->price + rows;
+    r->f64_ref = r->floor + rows;
+    r->f64_cand = r->f64_ref + rows;
+    for (size_t i = 0; i < rows; i++)
+        r->f64_ref[i] = r->f64_cand[i] = NAN;
     return FWD_OK;
 }
 
@@ -162,6 +169,10 @@ static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
     FWD_TRY(o->ref->probe(err));
     FWD_TRY(o->cand->probe(err));
     FWD_TRY(par_spec_open(&r->spec, o->file, err));
+    if (o->source) {
+        FWD_TRY(par_spec_open(&r->source, o->source, err));
+        FWD_TRY(par_run_ledger_check_source(r->spec, r->source, err));
+    }
     const struct par_spec_config *config = par_spec_config(r->spec);
     r->n_vocab = config->n_vocab;
     for (int i = 0; i < o->n_prompt; i++)
@@ -187,6 +198,9 @@ static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
 static void tear_down(struct par_run *r) {
     par_store_free(r->store);
     par_spec_close(r->spec);
+    par_spec_close(r->source);
+    par_evidence_free(&r->evidence_ref);
+    par_evidence_free(&r->evidence_cand);
     fwd_pool_free(r->pool);
     fwd_free(r->ids);
     fwd_free(r->want);
@@ -215,6 +229,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     FWD_TRY(par_run_candidate(r, *session, err));
     t[3] = par_seconds();
     FWD_TRY(par_run_spread(r, err));
+    FWD_TRY(par_run_adjudicate(r, err));
     t[4] = par_seconds();
     par_run_figures(r); /* decides whether anything is wrong, which the next steps ask */
     FWD_TRY(par_run_arms_in_session(r, *session, err));

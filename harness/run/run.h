@@ -8,6 +8,13 @@
 #include "report/report.h"
 #include "run/drive.h"
 
+/* What a fresh process is to run: the whole sequence, which of its logits to hash, in order. */
+struct par_fresh {
+    const int32_t *ids;
+    int n_ids, n_prompt;
+    const uint8_t *want; /* [n_ids] */
+};
+
 enum par_depth { PAR_QUICK, PAR_DEFAULT, PAR_FULL };
 
 struct par_run_options {
@@ -24,7 +31,12 @@ struct par_run_options {
     enum par_schedule schedule;
     int chunk;
     enum par_depth depth;
-    bool with_nocache;    /* the arm schedule_nocache runs at any depth, not only where it is due */
+    bool with_nocache;             /* the arm schedule_nocache runs at any depth, not only where it is due */
+    const struct fwd_gguf *source; /* the unquantised model, for the ledger's weight part; or NULL */
+    /* The hash of the candidate's logits (those of par_run, taps off) from a process of its own; NULL: not asked for.
+     */
+    enum fwd_status (*fresh_hash)(void *ud, const struct par_fresh *what, uint64_t *hash, struct fwd_error *err);
+    void *fresh_ud;
     int ref_sample_every; /* positions of the reference that are judged; 0: a default by depth */
     struct par_fault *faults;
     int n_faults;

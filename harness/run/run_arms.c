@@ -77,21 +77,6 @@ static enum fwd_status run_arm(struct par_run *r, struct fwd_session *session, c
     return FWD_OK;
 }
 
-/* Two sequences in one context: a longer, different one in slot 1 and then in slot 0, before slot 0 is begun again. */
-static enum fwd_status dirty_slots(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
-    int32_t *other = fwd_alloc((size_t)r->n_ids, sizeof *other);
-    FWD_FAIL_IF(!other, FWD_ENOMEM, err, "run: no memory for %d ids", r->n_ids);
-    for (int i = 0; i < r->n_ids; i++)
-        other[i] = r->ids[r->n_ids - 1 - i];
-    enum fwd_status rc = FWD_OK;
-    for (int seq = 1; rc == FWD_OK && seq >= 0; seq--) {
-        struct par_drive drive = {.path = r->o->cand, .session = session, .seq = seq, .schedule = PAR_SCHEDULE_PREFILL};
-        rc = par_drive_run(&drive, other, r->n_ids, r->n_ids, NULL, r->logits_work, err);
-    }
-    fwd_free(other);
-    return rc;
-}
-
 enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
     static const struct arm sweep = {"schedule_sweep", "H2", "prompt in chunks of 1, 2, .. 9 and a ragged tail",
                                      "--schedule sweep", true};
@@ -105,7 +90,7 @@ enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *s
     r->o->cand->describe(&info);
     if (!info.uses_cache)
         return FWD_OK;
-    FWD_TRY(dirty_slots(r, session, err));
+    FWD_TRY(par_run_dirty_slots(r, session, err));
     FWD_TRY(run_arm(r, session, &slots, r->o->schedule, r->o->chunk, err));
     FWD_TRY(run_arm(r, session, &sweep, PAR_SCHEDULE_SWEEP, 0, err));
     if (r->o->schedule != PAR_SCHEDULE_PREFILL || r->o->chunk)

@@ -1,10 +1,14 @@
 /* harness/run/run_pass.c: single passes of a run: the reference (stored and sampled by its judge), the candidate (every
  * op judged and held beside the reference), and the repeats that prove the measurement. */
+#include "run/run_ledger.h"
 #include "run/run_state.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Copies of what accused ops read and wrote: at most so much a side. */
+#define EVIDENCE_BYTES ((size_t)96 << 20)
 
 struct numerics_of {
     const struct fwd_path *path;
@@ -17,7 +21,9 @@ struct tap_work {
     struct numerics_of numerics;      /* for as long as the judge lives */
     struct par_metrics_acc **metrics; /* [n_ops], or NULL */
     bool keep;                        /* into the store */
-    float *row;                       /* room for the widest row */
+    size_t evidence_bytes;
+    struct par_run_ledger *ledger; /* or NULL */
+    float *row;                    /* room for the widest row */
     int64_t row_cap;
     const char *what;
     const uint8_t *want; /* positions whose logits are wanted */
@@ -70,6 +76,8 @@ static int on_tap(void *ud, const struct fwd_view *view) {
         w->rc = par_store_put(r->store, view, w->err);
     if (w->rc == FWD_OK && w->metrics)
         w->rc = compare_free_run(w, view);
+    if (w->rc == FWD_OK && w->ledger)
+        w->rc = par_run_ledger_tap(w->ledger, view, w->err);
     return w->rc != FWD_OK;
 }
 
@@ -87,7 +95,8 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
                                         .numerics_ud = &w->numerics,
                                         .sample_every = sample_every,
                                         .sample_at = sample_at,
-                                        .pool = r->pool};
+                                        .pool = r->pool,
+                                        .evidence_bytes = w->evidence_bytes};
     FWD_TRY(par_judge_open(&w->judge, r->spec, &options, err));
     FWD_TRY(par_judge_seq_begin(w->judge, err));
     FWD_TRY(par_judge_tokens(w->judge, r->ids, w->n_ids, err));
@@ -195,6 +204,7 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
     int every = o->ref_sample_every ? o->ref_sample_every : o->depth == PAR_FULL ? 1 : 24;
     struct par_drive drive = {.path = o->ref, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
     w->keep = true;
+    w->evidence_bytes = EVIDENCE_BYTES;
     w->what = "reference";
     /* The last position of the prompt is always among the judged ones. */
     FWD_TRY(judged_pass(w, &drive, every, (r->n_prompt - 1) % every, r->logits_ref, err));
@@ -206,6 +216,7 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
         r->ops[i].ref = rows[i];
         r->n_accused_ref += accused(&rows[i]);
     }
+    par_judge_take_evidence(w->judge, &r->evidence_ref);
     coverage_row(r, o->ref->name, "one call", w->judge);
     return measure_loss(r, session, err);
 }
@@ -246,6 +257,17 @@ static void find_worst(struct par_run *r) {
     }
 }
 
+/* The middle and the end of the prompt, and the last decode step. */
+static enum fwd_status open_ledger(struct par_run *r, struct tap_work *w, struct fwd_session *session,
+                                   struct fwd_error *err) {
+    const int pos[PAR_LEDGER_POSITIONS] = {(r->n_prompt - 1) / 2, r->n_prompt - 1, r->n_ids - 1};
+    if (r->o->depth == PAR_QUICK && !r->source)
+        return FWD_OK;
+    w->numerics = (struct numerics_of){r->o->cand, session};
+    return par_run_ledger_open(&w->ledger, r->spec, r->source, r->pool, declared, &w->numerics, pos,
+                               PAR_LEDGER_POSITIONS, err);
+}
+
 static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *session, struct tap_work *w,
                                       struct fwd_error *err) {
     const struct par_run_options *o = r->o;
@@ -253,6 +275,8 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     for (int i = 0; i < r->n_ops; i++)
         FWD_FAIL_IF(!(w->metrics[i] = par_metrics_begin()), FWD_ENOMEM, err, "run: no memory for metrics");
     w->what = "candidate, every op judged";
+    w->evidence_bytes = EVIDENCE_BYTES;
+    FWD_TRY(open_ledger(r, w, session, err));
     FWD_TRY(judged_pass(w, &drive, 1, 0, r->logits_cand, err));
     r->base_hash = fwd_hash64(r->logits_cand, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
     const struct par_op_row *rows;
@@ -266,35 +290,13 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
         r->n_accused_cand += accused(&rows[i]);
         par_metrics_end(w->metrics[at], &r->ops[at].free_run);
         r->ops[at].has_free_run = r->ops[at].free_run.n > 0;
+        const struct par_ledger *ledger = w->ledger ? par_run_ledger_row(w->ledger, rows[i].op, rows[i].layer) : NULL;
+        if (ledger)
+            r->ops[at].ledger = *ledger;
     }
+    par_judge_take_evidence(w->judge, &r->evidence_cand);
     coverage_row(r, o->cand->name, par_schedule_name(o->schedule), w->judge);
     find_worst(r);
-    return FWD_OK;
-}
-
-/* Neutrality: the judged pass had taps, these have none. Determinism: they agree among themselves, also after another,
- * longer sequence went through the same slot. */
-static enum fwd_status prove(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
-    int n_repeats = r->o->depth == PAR_QUICK ? 1 : r->o->depth == PAR_FULL ? 20 : 2;
-    int n_neutral = 0, n_equal = 0;
-    uint64_t first = 0;
-    for (int i = 0; i < n_repeats; i++) {
-        uint64_t hash;
-        par_run_progress(r, "candidate, taps off", i, n_repeats);
-        FWD_TRY(par_run_logits(r, session, r->o->schedule, r->o->chunk, r->logits_work, &hash, err));
-        first = i ? first : hash;
-        n_neutral += hash == r->base_hash;
-        n_equal += hash == first;
-    }
-    par_figures_set(r->figures, "neutral", n_neutral == n_repeats);
-    par_figures_set(r->figures, "deterministic", n_equal == n_repeats);
-    par_figures_set(r->figures, "repeats", n_repeats);
-    par_run_add_proof(
-        r, "taps are neutral", n_neutral == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
-        par_text_printf(r->text, "logits of %d positions hash to %016llx with taps; %d of %d runs without taps equal",
-                        r->n_want, (unsigned long long)r->base_hash, n_neutral, n_repeats));
-    par_run_add_proof(r, "runs repeat", n_equal == n_repeats ? PAR_HELD : PAR_MISTRUSTED,
-                      par_text_printf(r->text, "%d of %d runs without taps have the same bits", n_equal, n_repeats));
     return FWD_OK;
 }
 
@@ -306,9 +308,10 @@ enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session
     for (int i = 0; i < r->n_ops; i++)
         par_metrics_free(w.metrics[i]);
     fwd_free((void *)w.metrics);
+    par_run_ledger_close(w.ledger);
     fwd_free(w.row);
     par_judge_close(w.judge);
-    return rc == FWD_OK ? prove(r, session, err) : rc;
+    return rc == FWD_OK ? par_run_prove(r, session, err) : rc;
 }
 
 /* Where a later pass looks: a sample of positions through the worst element, and the ends of prompt and sequence. */

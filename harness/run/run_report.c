@@ -63,6 +63,10 @@ static void judge_position(const struct par_run *r, int i, struct par_report_log
     row->distance = par_centred_distance(ref, got, r->n_vocab);
     row->spread = r->n_spread ? r->spread_flip[i] : (double)NAN;
     row->spread_distance = r->n_spread ? r->spread_distance[i] : (double)NAN;
+    row->price = r->n_spread ? r->price[i] : (double)NAN;
+    row->floor = r->n_spread ? r->floor[i] : (double)NAN;
+    row->f64_ref = r->f64_ref[i];
+    row->f64_cand = r->f64_cand[i];
     bool flip = row->m.top_ref != row->m.top_got;
     if (row->m.diff.n_nonfinite_mismatch || !isfinite(row->distance)) {
         row->verdict = PAR_NONFINITE;
@@ -142,6 +146,21 @@ static void figure_logits(struct par_run *r) {
     figure_greedy(r, rows);
 }
 
+static void figure_ledger(struct par_run *r) {
+    struct par_ledger all = {0};
+    for (int i = 0; i < r->n_ops; i++)
+        par_ledger_merge(&all, &r->ops[i].ledger);
+    if (all.n == 0)
+        return;
+    par_figures_set(r->figures, "ledger.elements", (double)all.n);
+    if (all.has_source)
+        par_figures_set(r->figures, "ledger.weights", par_ledger_share(&all, all.weight2));
+    par_figures_set(r->figures, "ledger.activation", par_ledger_share(&all, all.activation2));
+    par_figures_set(r->figures, "ledger.rounding", par_ledger_share(&all, all.rounding2));
+    par_figures_set(r->figures, "ledger.unexplained", par_ledger_share(&all, all.unexplained2));
+    par_figures_set(r->figures, "ledger.gap_max", all.gap_max);
+}
+
 void par_run_figures(struct par_run *r) {
     struct tally ref = {0}, cand = {0};
     for (int i = 0; i < r->n_ops; i++) {
@@ -150,6 +169,7 @@ void par_run_figures(struct par_run *r) {
     }
     set_side(r, "ref", &ref);
     set_side(r, "cand", &cand);
+    figure_ledger(r);
     if (!r->report->logits)
         figure_logits(r);
     double beyond = 0, nonfinite = 0;

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #define ULP 0x1p-23
 
@@ -83,8 +84,9 @@ static double largest_lift(const float *ref, const float *got, int64_t n) {
     return best;
 }
 
+/* first: the logits of run 0, filled by it: the floor is how far the other runs, as correct as it, are from there. */
 static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, int run, int n_runs, double *lifts,
-                               double *distances, struct fwd_error *err) {
+                               double *distances, float *first, struct fwd_error *err) {
     struct nudge nudge = {r, mix(0x70617269747931u + (uint64_t)run), run, n_runs};
     struct par_drive drive = {.path = fwd_path_find("f32"),
                               .session = session,
@@ -93,10 +95,16 @@ static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, i
                               .tap_ud = &nudge};
     FWD_TRY(par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err));
     for (int i = 0; i < r->n_want; i++) {
-        const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_work + (int64_t)i * r->n_vocab;
+        int64_t at = (int64_t)i * r->n_vocab;
+        const float *ref = r->logits_ref + at, *got = r->logits_work + at;
         lifts[run * r->n_want + i] = largest_lift(ref, got, r->n_vocab);
         distances[run * r->n_want + i] = par_centred_distance(ref, got, r->n_vocab);
+        r->price[i] += distances[run * r->n_want + i] / n_runs;
+        if (run > 0)
+            r->floor[i] = fmax(r->floor[i], par_centred_distance(first + at, got, r->n_vocab));
     }
+    if (run == 0)
+        memcpy(first, r->logits_work, (size_t)r->n_want * (size_t)r->n_vocab * sizeof *first);
     return FWD_OK;
 }
 
@@ -141,9 +149,12 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     double *values = fwd_calloc((size_t)n_runs * (size_t)r->n_want * 2, sizeof *values);
     FWD_FAIL_IF(!values, FWD_ENOMEM, err, "run: no memory for the spread of %d positions", r->n_want);
     double *lifts = values, *distances = values + (size_t)n_runs * (size_t)r->n_want;
-    enum fwd_status rc = path->open(&session, r->o->file, &knobs, err);
+    float *first = fwd_alloc((size_t)r->n_want * (size_t)r->n_vocab, sizeof *first);
+    enum fwd_status rc = first
+                             ? path->open(&session, r->o->file, &knobs, err)
+                             : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for the logits of a run");
     for (int run = 0; rc == FWD_OK && run < n_runs; run++)
-        rc = one_run(r, session, run, n_runs, lifts, distances, err);
+        rc = one_run(r, session, run, n_runs, lifts, distances, first, err);
     if (rc == FWD_OK) {
         r->n_spread = n_runs;
         par_figures_set(r->figures, "spread.runs", n_runs);
@@ -153,6 +164,7 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     }
     if (session)
         path->close(session);
+    fwd_free(first);
     fwd_free(values);
     return rc;
 }

@@ -3,6 +3,7 @@
 #define HARNESS_RUN_RUN_STATE_H
 
 #include "run/run.h"
+#include "spec/evidence.h"
 #include "tap/store.h"
 
 /* The candidate's classes of ops, as contracts and hypotheses name them. */
@@ -37,8 +38,8 @@ struct par_run {
     struct par_report *report;
     struct par_figures *figures;
     struct par_text *text;
-    struct par_spec_model *spec;
-    struct fwd_pool *pool; /* the harness's own: judging, metrics */
+    struct par_spec_model *spec, *source; /* source: NULL unless the unquantised model was given */
+    struct fwd_pool *pool;                /* the harness's own: judging, metrics */
     int32_t *ids;
     int n_ids, n_prompt;
     int64_t n_vocab;
@@ -48,6 +49,9 @@ struct par_run {
     float *logits_ref, *logits_cand, *logits_work; /* [n_want][n_vocab] */
     double *spread_flip;                           /* [n_want] of max_j(e_j - e_1), see run_spread.c */
     double *spread_distance;                       /* [n_want] of the centred relative L2 */
+    double *price;                                 /* [n_want] mean distance of the ensemble's runs to the reference */
+    double *floor;                                 /* [n_want] largest distance between two runs of the ensemble */
+    double *f64_ref, *f64_cand;                    /* [n_want] distances to path f64; NaN: not run */
     int n_spread;                                  /* ensemble runs done */
     int32_t *greedy;                               /* [n_decode + 1] the candidate's own choices */
     struct par_store *store;                       /* the reference's taps */
@@ -55,6 +59,7 @@ struct par_run {
     int n_ops;
     uint64_t base_hash;
     int n_accused_ref, n_accused_cand;
+    struct par_evidence_set evidence_ref, evidence_cand;
     struct par_worst worst; /* of the candidate's worst accused row, for sampling later passes */
     enum fwd_op worst_op;
     int worst_layer;
@@ -85,6 +90,12 @@ enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, 
 enum fwd_status par_run_logits(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
                                float *logits, uint64_t *hash, struct fwd_error *err);
 
+/* run_prove.c: taps are neutral, runs repeat: in this session, after another sequence, in a fresh process. */
+enum fwd_status par_run_prove(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* A longer, different sequence through both slots: what a stale state would keep. */
+enum fwd_status par_run_dirty_slots(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* run_adjudicate.c: both sides' logits against path f64. */
+enum fwd_status par_run_adjudicate(struct par_run *r, struct fwd_error *err);
 /* run_spread.c */
 enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err);
 /* run_arms.c */

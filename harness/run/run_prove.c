@@ -1,0 +1,89 @@
+/* harness/run/run_prove.c: proofs that the measurement is good. The judged pass had taps; here the same ids run
+ * without: in the same session, again after another, longer sequence went through the slots (A-B-A), and in a fresh
+ * process. All hashes must be the judged pass's own. */
+#include "run/run_state.h"
+
+#include <string.h>
+
+enum fwd_status par_run_dirty_slots(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
+    int n = r->n_ids + 1; /* one longer than what it must not be mixed up with; the context has room for it */
+    int32_t *other = fwd_alloc((size_t)n, sizeof *other);
+    FWD_FAIL_IF(!other, FWD_ENOMEM, err, "run: no memory for %d ids", n);
+    for (int i = 0; i < n; i++)
+        other[i] = r->ids[(n - i) % r->n_ids];
+    enum fwd_status rc = FWD_OK;
+    for (int seq = 1; rc == FWD_OK && seq >= 0; seq--) {
+        struct par_drive drive = {.path = r->o->cand, .session = session, .seq = seq, .schedule = PAR_SCHEDULE_PREFILL};
+        rc = par_drive_run(&drive, other, n - 1, n, NULL, r->logits_work, err);
+    }
+    fwd_free(other);
+    return rc;
+}
+
+struct repeats {
+    int n, n_neutral, n_equal;
+    uint64_t first;
+};
+
+static enum fwd_status repeat(struct par_run *r, struct fwd_session *session, int n, struct repeats *all,
+                              struct fwd_error *err) {
+    for (int i = 0; i < n; i++) {
+        uint64_t hash;
+        par_run_progress(r, "candidate, taps off", i, n);
+        FWD_TRY(par_run_logits(r, session, r->o->schedule, r->o->chunk, r->logits_work, &hash, err));
+        if (all->n++ == 0)
+            all->first = hash;
+        all->n_neutral += hash == r->base_hash;
+        all->n_equal += hash == all->first;
+    }
+    return FWD_OK;
+}
+
+static void prove_fresh(struct par_run *r) {
+    struct par_fresh what = {r->ids, r->n_ids, r->n_prompt, r->want};
+    struct fwd_error why = {0};
+    uint64_t hash = 0;
+    if (!r->o->fresh_hash)
+        return;
+    par_run_progress(r, "candidate, in a fresh process", 0, 1);
+    enum fwd_status rc = r->o->fresh_hash(r->o->fresh_ud, &what, &hash, &why);
+    if (rc == FWD_OK)
+        par_figures_set(r->figures, "fresh_process", hash == r->base_hash);
+    par_run_add_proof(r, "a fresh process repeats it",
+                      rc != FWD_OK           ? PAR_UNMEASURED
+                      : hash == r->base_hash ? PAR_HELD
+                                             : PAR_MISTRUSTED,
+                      rc != FWD_OK ? par_text_printf(r->text, "not measured: %s", why.message)
+                                   : par_text_printf(r->text, "its logits hash to %016llx, this one's to %016llx",
+                                                     (unsigned long long)hash, (unsigned long long)r->base_hash));
+}
+
+enum fwd_status par_run_prove(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
+    int n = r->o->depth == PAR_QUICK ? 1 : r->o->depth == PAR_FULL ? 19 : 4;
+    struct repeats all = {0};
+    struct fwd_path_info info;
+    r->o->cand->describe(&info);
+    FWD_TRY(repeat(r, session, n, &all, err));
+    int same_session = all.n;
+    if (info.uses_cache) {
+        FWD_TRY(par_run_dirty_slots(r, session, err));
+        FWD_TRY(repeat(r, session, 1, &all, err));
+        par_run_add_proof(r, "a longer sequence leaves nothing", all.n_neutral == all.n ? PAR_HELD : PAR_MISTRUSTED,
+                          all.n_equal == all.n ? "the same bits after another, longer sequence in both slots (A-B-A)"
+                                               : "OTHER BITS after another, longer sequence in both slots (A-B-A)");
+    }
+    par_figures_set(r->figures, "neutral", all.n_neutral == all.n);
+    par_figures_set(r->figures, "deterministic", all.n_equal == all.n);
+    par_figures_set(r->figures, "repeats", all.n);
+    par_run_add_proof(
+        r, "taps are neutral", all.n_neutral == all.n ? PAR_HELD : PAR_MISTRUSTED,
+        par_text_printf(r->text, "logits of %d positions hash to %016llx with taps; %d of %d runs without taps equal",
+                        r->n_want, (unsigned long long)r->base_hash, all.n_neutral, all.n));
+    par_run_add_proof(r, "runs repeat", all.n_equal == all.n ? PAR_HELD : PAR_MISTRUSTED,
+                      par_text_printf(r->text,
+                                      "%d of %d runs without taps have the same bits (%d in a row, %d after "
+                                      "another sequence)",
+                                      all.n_equal, all.n, same_session, all.n - same_session));
+    prove_fresh(r);
+    return FWD_OK;
+}
