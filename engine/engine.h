@@ -85,6 +85,8 @@ struct fwd_knobs {
     const char *force; /* "op=variant[,op=variant...]" or NULL */
     fwd_config_hook *config_hook;
     void *config_hook_ud;
+    fwd_model_hook *model_hook; /* after config_hook, when every weight is bound and none is repacked; or NULL */
+    void *model_hook_ud;
 };
 
 /* A variant that a session resolved, for reports: which row of variants.def serves what. */

@@ -56,6 +56,9 @@ struct fwd_model {
 
 /* Called after the configuration was read and before anything uses it: the place where faults in shared code go. */
 typedef void fwd_config_hook(void *ud, struct fwd_config *config);
+/* Called by a path after fwd_model_bind and before anything is made from the weights: faults in the binding go here. A
+ * weight may become another one of the same shape; its bytes must stay valid as long as the file. */
+typedef void fwd_model_hook(void *ud, struct fwd_model *model);
 
 /* `file` must outlive *out. hook may be NULL. */
 enum fwd_status fwd_model_bind(struct fwd_model **out, const struct fwd_gguf *file, fwd_config_hook *hook,

@@ -224,6 +224,8 @@ static void close_session(struct fwd_session *s) {
 }
 
 static enum fwd_status check_knobs(const struct fwd_knobs *k, struct fwd_error *err) {
+    FWD_FAIL_IF(k->size != sizeof *k, FWD_EVERSION, err, "q4k-cpu: knobs of %u bytes, expected %zu", k->size,
+                sizeof *k);
     FWD_FAIL_IF(k->n_ctx < 1 || k->n_seq < 1 || k->n_batch < 1, FWD_ERANGE, err,
                 "q4k-cpu: got n_ctx %d, n_seq %d, n_batch %d, expected 1 or more of each", k->n_ctx, k->n_seq,
                 k->n_batch);
@@ -246,6 +248,8 @@ static enum fwd_status fill_session(struct fwd_session *s, const struct fwd_knob
     }
     FWD_TRY(fwd_pool_create(&s->pool, k->n_threads, err));
     FWD_TRY(fwd_model_bind(&s->model, s->file, k->config_hook, k->config_hook_ud, err));
+    if (k->model_hook)
+        k->model_hook(k->model_hook_ud, s->model);
     FWD_TRY(pick_kernels(s, err));
     FWD_TRY(bind_weights(s, err));
     return allocate(s, k->kv_type, err);

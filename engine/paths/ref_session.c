@@ -240,6 +240,8 @@ enum fwd_status ref_open(struct fwd_session **out, enum fwd_dtype real, const st
     enum fwd_status status = read_knobs(s, knobs, err);
     if (status == FWD_OK)
         status = fwd_model_bind(&s->model, file, knobs->config_hook, knobs->config_hook_ud, err);
+    if (status == FWD_OK && knobs->model_hook)
+        knobs->model_hook(knobs->model_hook_ud, s->model);
     if (status == FWD_OK)
         status = fwd_pool_create(&s->pool, knobs->n_threads, err);
     if (status == FWD_OK && !alloc_buffers(s))

@@ -23,7 +23,8 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
         {"full", 0, PAR_OPT_FLAG, &o->full, 0, 0, NULL, "every arm and intervention, the reference judged in full"},
         {"report", 0, PAR_OPT_STRING, &o->report_dir, 0, 0, "DIR",
          "write report.txt, .json, .md, junit.xml, verdict.json"},
-        {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "NAME[@op[:layer]]", "plant a bug; several with commas"},
+        {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "[ref:]NAME[@op[:layer]][+pos=N...]",
+         "plant a bug; several with commas"},
         {"hypotheses", 0, PAR_OPT_STRING, &o->hypotheses, 0, 0, "DIR", "hypotheses (default contracts/hypotheses)"},
         {"contract", 0, PAR_OPT_STRING, &o->contract, 0, 0, "GLOB",
          "hold contracts against this run, and gate on them"},
@@ -151,6 +152,8 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (rc == FWD_OK)
         rc = output(o, &report, &err);
     int code = rc == FWD_OK ? par_verdict_exit(par_report_shown(&report)) : par_complain(&err);
+    for (int i = 0; i < options.n_faults; i++)
+        par_fault_free(&faults[i]);
     par_text_free(report.text);
     par_contracts_free(&contracts);
     par_figures_free(figures);

@@ -76,9 +76,7 @@ static enum fwd_status set_patch(struct patch *p, const enum fwd_op *ops, int n_
     for (int i = 0; i < n_ops; i++)
         for (int layer = fwd_op_in_layer(ops[i]) ? first : -1; layer < (fwd_op_in_layer(ops[i]) ? end : 0); layer++)
             FWD_TRY(p->path->override(p->session, ops[i], layer, on ? put_spec_value : NULL, on ? p : NULL, err));
-    for (int i = 0; !on && i < p->r->o->n_faults; i++)
-        FWD_TRY(par_fault_plant(&p->r->o->faults[i], p->path, p->session, err));
-    return FWD_OK;
+    return on ? FWD_OK : par_run_plant_faults(p->r, PAR_ROLE_CANDIDATE, p->path, p->session, err);
 }
 
 static enum fwd_status heals(struct patch *p, const enum fwd_op *ops, int n_ops, int first, int end, bool *out,

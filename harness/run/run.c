@@ -85,8 +85,13 @@ double par_centred_distance(const float *ref, const float *got, int64_t n) {
 static void hook_shared_faults(void *ud, struct fwd_config *config) {
     const struct par_run_options *o = ud;
     for (int i = 0; i < o->n_faults; i++)
-        if (o->faults[i].row->hook)
-            o->faults[i].row->hook(&o->faults[i], config);
+        par_fault_hook_config(&o->faults[i], config);
+}
+
+static void hook_shared_bindings(void *ud, struct fwd_model *model) {
+    const struct par_run_options *o = ud;
+    for (int i = 0; i < o->n_faults; i++)
+        par_fault_hook_model(&o->faults[i], model);
 }
 
 struct fwd_knobs par_run_knobs(const struct par_run *r) {
@@ -97,22 +102,29 @@ struct fwd_knobs par_run_knobs(const struct par_run *r) {
     knobs.n_seq = 2;
     knobs.config_hook = hook_shared_faults;
     knobs.config_hook_ud = (void *)(uintptr_t)r->o;
+    knobs.model_hook = hook_shared_bindings;
+    knobs.model_hook_ud = (void *)(uintptr_t)r->o;
     return knobs;
+}
+
+enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
+                                     struct fwd_session *session, struct fwd_error *err) {
+    for (int i = 0; i < r->o->n_faults; i++)
+        if (par_fault_in(&r->o->faults[i], role))
+            FWD_TRY(par_fault_plant(&r->o->faults[i], path, session, err));
+    return FWD_OK;
 }
 
 enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs *knobs, struct fwd_session **session,
                                        struct fwd_error *err) {
     const struct fwd_path *path = r->o->cand;
     FWD_TRY(path->open(session, r->o->file, knobs, err));
-    for (int i = 0; i < r->o->n_faults; i++) {
-        enum fwd_status rc = par_fault_plant(&r->o->faults[i], path, *session, err);
-        if (rc != FWD_OK) {
-            path->close(*session);
-            *session = NULL;
-            return rc;
-        }
+    enum fwd_status rc = par_run_plant_faults(r, PAR_ROLE_CANDIDATE, path, *session, err);
+    if (rc != FWD_OK) {
+        path->close(*session);
+        *session = NULL;
     }
-    return FWD_OK;
+    return rc;
 }
 
 /* The candidate's own greedy continuation: these ids are what decode steps are forced to, on both sides. */

@@ -226,7 +226,9 @@ enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err) {
     struct fwd_session *session;
     struct tap_work w = {.r = r, .want = r->want, .n_ids = r->n_ids};
     FWD_TRY(r->o->ref->open(&session, r->o->file, &knobs, err));
-    enum fwd_status rc = reference_pass(r, session, &w, err);
+    enum fwd_status rc = par_run_plant_faults(r, PAR_ROLE_REFERENCE, r->o->ref, session, err);
+    if (rc == FWD_OK)
+        rc = reference_pass(r, session, &w, err);
     par_judge_close(w.judge);
     r->o->ref->close(session);
     return rc;

@@ -376,10 +376,11 @@ static void fill_receipt(struct par_run *r) {
         add_pair(r, &p->receipt, &p->n_receipt, "peak RSS",
                  par_text_printf(r->text, "%.0f MB (model file %.0f MB)", (double)usage.ru_maxrss / 1024,
                                  (double)fwd_gguf_file_bytes(r->o->file) / 1048576));
-    for (int i = 0; i < r->o->n_faults; i++)
+    for (int i = 0; i < r->o->n_faults; i++) {
+        char place[128];
         add_pair(r, &p->receipt, &p->n_receipt, "planted fault",
-                 par_text_printf(r->text, "%s at %s layer %d", r->o->faults[i].row->name,
-                                 fwd_op_name(r->o->faults[i].op), r->o->faults[i].layer));
+                 par_text_printf(r->text, "%s", par_fault_describe(&r->o->faults[i], place, sizeof place)));
+    }
 }
 
 /* ---- what the candidate says of itself, against the file ---- */

@@ -73,6 +73,9 @@ void par_run_progress(const struct par_run *r, const char *what, int64_t done, i
 
 /* Knobs of the candidate for this run; later ones change a copy. */
 struct fwd_knobs par_run_knobs(const struct par_run *r);
+/* Plants in an open session what belongs in one of its role. */
+enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
+                                     struct fwd_session *session, struct fwd_error *err);
 /* Opens the candidate with the faults planted. */
 enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs *knobs, struct fwd_session **session,
                                        struct fwd_error *err);
