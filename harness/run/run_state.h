@@ -114,5 +114,9 @@ void par_run_add_proof(struct par_run *r, const char *name, enum par_verdict ver
 void par_run_record_candidate(struct par_run *r, struct fwd_session *session);
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err);
 void par_run_figures(struct par_run *r);
+/* run_page.c: the verdict and the first page, when all is measured. */
+void par_run_first_page(struct par_run *r);
+/* A figure that was measured and is a number, else `otherwise`. */
+double par_run_figure(const struct par_run *r, const char *name, double otherwise);
 
 #endif

@@ -1,0 +1,134 @@
+/* harness/run/run_page.c: the verdict of a run, and the six lines that a report starts with. */
+#include "run/run_state.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool accused(const struct par_op_row *row) {
+    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
+}
+
+/* ---- the verdict ---- */
+
+double par_run_figure(const struct par_run *r, const char *name, double otherwise) {
+    double v;
+    return par_figures_get(r->figures, name, &v) && !isnan(v) ? v : otherwise;
+}
+
+static double figure(const struct par_run *r, const char *name, double otherwise) {
+    return par_run_figure(r, name, otherwise);
+}
+
+static bool broken_promise(const struct par_run *r) {
+    for (int i = 0; i < r->report->n_arms; i++)
+        if (r->report->arms[i].ran && r->report->arms[i].expect_same_bits && !r->report->arms[i].same_bits)
+            return true;
+    return false;
+}
+
+static enum par_verdict decide(const struct par_run *r) {
+    double n_accused = figure(r, "ref.accused", 0) + figure(r, "cand.accused", 0);
+    if (figure(r, "neutral", 0) == 0 || figure(r, "deterministic", 0) == 0)
+        return PAR_MISTRUSTED;
+    if (figure(r, "ref.nonfinite", 0) + figure(r, "cand.nonfinite", 0) + figure(r, "logits.nonfinite", 0) > 0)
+        return PAR_NONFINITE;
+    if (n_accused > 0 || figure(r, "config.differs", 0) > 0 || figure(r, "weights.differ", 0) > 0)
+        return PAR_DIVERGED;
+    if (figure(r, "ref.loss", 0) >= figure(r, "ref.loss_uniform", HUGE_VAL))
+        return PAR_MISTRUSTED; /* no op is accused, and yet the reference is no language model */
+    if (figure(r, "logits.beyond_spread", 0) > 0 || broken_promise(r))
+        return PAR_DIVERGED;
+    if (figure(r, "ref.mistrusted_ops", 0) + figure(r, "cand.mistrusted_ops", 0) > 0)
+        return PAR_MISTRUSTED;
+    if (figure(r, "cand.judged_elements", 0) == 0 || figure(r, "ref.judged_elements", 0) == 0 ||
+        figure(r, "logits.positions", 0) == 0 || figure(r, "cand.unmeasured_ops", 1) > 0 ||
+        figure(r, "ref.unmeasured_ops", 1) > 0 || r->n_spread == 0)
+        return PAR_UNMEASURED;
+    return PAR_HELD;
+}
+
+/* ---- the first page ---- */
+
+static const struct par_op_row *first_accused(const struct par_run *r, bool ref) {
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_op_row *row = ref ? &r->ops[i].ref : &r->ops[i].cand;
+        if (accused(row))
+            return row;
+    }
+    return NULL;
+}
+
+static const char *guilty_text(const struct par_run *r, const struct par_op_row *row, double n) {
+    char where[32] = "";
+    if (row->layer >= 0)
+        (void)snprintf(where, sizeof where, " of layer %d", row->layer);
+    return par_text_printf(r->text, "%s%s%s", fwd_op_name(row->op), where,
+                           n > 1 ? par_text_printf(r->text, ", the first of %.0f accused", n) : "");
+}
+
+/* Positions where neither side has a number among its logits: broken weights, not a difference of paths. */
+static int count_numberless(const struct par_report *p) {
+    int n = 0;
+    for (int i = 0; i < p->n_logits; i++)
+        n += p->logits[i].m.top_ref < 0 && p->logits[i].m.top_got < 0;
+    return n;
+}
+
+void par_run_first_page(struct par_run *r) {
+    struct par_report *p = r->report;
+    p->verdict = decide(r);
+    double n_ref = figure(r, "ref.accused", 0), n_cand = figure(r, "cand.accused", 0);
+    const struct par_op_row *ref = first_accused(r, true), *cand = first_accused(r, false);
+    const struct par_op_row *shown = cand ? cand : ref;
+    const char *signature = p->worst;
+    p->side = n_ref > 0 && n_cand > 0  ? "both: what they share is wrong"
+              : n_cand > 0             ? par_text_printf(r->text, "the candidate, %s", r->o->cand->name)
+              : n_ref > 0              ? par_text_printf(r->text, "the reference, %s", r->o->ref->name)
+              : p->verdict == PAR_HELD ? "neither"
+                                       : "not known: no op is accused";
+    p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
+    p->worst = shown ? par_text_printf(
+                           r->text, "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
+                           shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
+                           shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
+                     : "none outside its bound";
+    double beyond = figure(r, "logits.beyond_spread", 0);
+    int numberless = count_numberless(p);
+    switch (p->verdict) {
+    case PAR_HELD:
+        p->answer = r->base_hash && figure(r, "logits.kl_max", 0) > 0
+                        ? "noise: every op computes what it declares; the logits differ by the price of the format"
+                        : "neither: the same logits";
+        break;
+    case PAR_DIVERGED:
+        p->answer = shown        ? "bug"
+                    : beyond > 0 ? "bug: no op accused, logits outside the spread"
+                    : broken_promise(r)
+                        ? "bug: an arm that promises the same bits has others"
+                        : "bug: the engine reads another configuration or other weights than the file has";
+        break;
+    case PAR_NONFINITE:
+        p->answer = numberless ? "bug: NaN on both sides: look at the model's weights"
+                               : "bug: NaN or infinity where the other side has a number";
+        break;
+    case PAR_MISTRUSTED:
+        p->answer = "not known: the measurement is not to be trusted (see proofs)";
+        break;
+    default:
+        p->answer = "not known: something was not measured (see coverage)";
+        break;
+    }
+    double flips = figure(r, "logits.flips", 0), bad = figure(r, "logits.flips_uncertified", 0);
+    p->tokens =
+        numberless ? par_text_printf(r->text, "not known: %d of %d positions have no number on either side", numberless,
+                                     p->n_logits)
+        : flips == 0
+            ? par_text_printf(r->text, "no: the same best token at all %d positions", p->n_logits)
+            : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
+                              flips, p->n_logits, flips - bad, bad);
+    p->scope = par_text_printf(r->text,
+                               "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d layers",
+                               r->o->cand->name, r->o->ref->name, par_schedule_name(r->o->schedule), r->n_prompt,
+                               r->n_ids - r->n_prompt, par_spec_config(r->spec)->n_layer);
+}
