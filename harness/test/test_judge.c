@@ -2,147 +2,26 @@
  * bound, and a value changed in one op is seen in that op and in no other. */
 #include "spec/judge.h"
 
-#include "test/gguf_bytes.h"
+#include "test/made_model.h"
 
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
 
-enum { EMBD = 256, FF = 512, HEADS = 4, KV = 2, DIM = 64, VOCAB = 300, LAYERS = 3, N_TOKENS = 14, N_PROMPT = 10 };
+enum { EMBD = 256, FF = 512, HEADS = 4, KV = 2, VOCAB = 300, LAYERS = 3, N_TOKENS = 14, N_PROMPT = 10 };
 
 /* ---- the model
  * ------------------------------------------------------------------------------------------------------- */
-static uint64_t seed = 7;
-static uint32_t noise(void) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(seed >> 33);
-}
-
-/* Offsets of a type's F16 fields and values for them that give weights of about 1/16. */
-static const struct scale_rule {
-    uint32_t type;
-    int d_at, min_at; /* -1: none */
-    uint16_t d, min;  /* binary16 */
-} scale_rules[] = {
-    {FWD_TYPE_Q4_0, 0, -1, 0x22e0, 0},     {FWD_TYPE_Q4_1, 0, 2, 0x22e0, 0xae80},
-    {FWD_TYPE_Q5_0, 0, -1, 0x1ee0, 0},     {FWD_TYPE_Q5_1, 0, 2, 0x1ee0, 0xae80},
-    {FWD_TYPE_Q8_0, 0, -1, 0x1280, 0},     {FWD_TYPE_Q2_K, 80, 82, 0x1d00, 0x2000},
-    {FWD_TYPE_Q3_K, 108, -1, 0x1600, 0},   {FWD_TYPE_Q4_K, 0, 2, 0x0c00, 0x1800},
-    {FWD_TYPE_Q5_K, 0, 2, 0x0800, 0x1800}, {FWD_TYPE_Q6_K, 208, -1, 0x0300, 0},
-};
-
-static uint8_t *make_weight(uint32_t type, uint64_t n, bool is_norm) {
-    const struct fwd_type_info *info = fwd_type_info(type);
-    size_t n_bytes = n / info->block_values * info->block_bytes;
-    uint8_t *w = malloc(n_bytes);
-    if (!w)
-        abort();
-    for (size_t i = 0; i < n_bytes; i++)
-        w[i] = (uint8_t)noise();
-    for (size_t r = 0; r < sizeof scale_rules / sizeof *scale_rules; r++)
-        for (size_t b = 0; scale_rules[r].type == type && b < n_bytes; b += info->block_bytes) {
-            const struct scale_rule *rule = &scale_rules[r];
-            uint16_t jitter = (uint16_t)(noise() % 64);
-            uint16_t d = (uint16_t)(rule->d + jitter), min = (uint16_t)(rule->min + jitter);
-            memcpy(w + b + rule->d_at, &d, 2);
-            if (rule->min_at >= 0)
-                memcpy(w + b + rule->min_at, &min, 2);
-        }
-    for (uint64_t i = 0; info->block_values == 1 && i < n; i++) {
-        float x = ((float)noise() * 0x1p-30f - 1) * (is_norm ? 0.3f : 0.1f) + (is_norm ? 1 : 0);
-        uint32_t bits;
-        memcpy(&bits, &x, 4);
-        if (type == FWD_TYPE_F32)
-            memcpy(w + 4 * i, &bits, 4);
-        else if (type == FWD_TYPE_BF16)
-            memcpy(w + 2 * i, (uint8_t *)&bits + 2, 2);
-        else /* F16: sign, an exponent of 2^-5 .. 2^-4, any fraction */
-            w[2 * i + 1] = (uint8_t)((w[2 * i + 1] & 0x87) | 0x28);
-    }
-    return w;
-}
-
-static void put_tensor(struct gguf_bytes *g, const char *name, uint32_t type, uint64_t n_cols, uint64_t n_rows) {
-    uint64_t ne[2] = {n_cols, n_rows};
-    uint8_t *w = make_weight(type, n_cols * n_rows, strstr(name, "norm") != NULL);
-    add_tensor(g, name, type, n_rows > 1 ? 2 : 1, ne, w);
-    free(w);
-}
-
-static void put_layer(struct gguf_bytes *g, int il, bool bias) {
-    static const uint32_t types[LAYERS][7] = {
-        {FWD_TYPE_Q4_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K, FWD_TYPE_Q4_K, FWD_TYPE_Q5_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K},
-        {FWD_TYPE_Q4_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0, FWD_TYPE_Q5_1, FWD_TYPE_Q8_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0},
-        {FWD_TYPE_Q2_K, FWD_TYPE_Q3_K, FWD_TYPE_Q8_0, FWD_TYPE_F16, FWD_TYPE_BF16, FWD_TYPE_F32, FWD_TYPE_Q5_K}};
-    const struct {
-        const char *name;
-        uint64_t n_cols, n_rows;
-    } matrices[7] = {{"attn_q", EMBD, HEADS * DIM}, {"attn_k", EMBD, KV * DIM},
-                     {"attn_v", EMBD, KV * DIM},    {"attn_output", HEADS * DIM, EMBD},
-                     {"ffn_gate", EMBD, FF},        {"ffn_up", EMBD, FF},
-                     {"ffn_down", FF, EMBD}};
-    char name[64];
-    for (int i = 0; i < 7; i++) {
-        (void)snprintf(name, sizeof name, "blk.%d.%s.weight", il, matrices[i].name);
-        put_tensor(g, name, types[il][i], matrices[i].n_cols, matrices[i].n_rows);
-        (void)snprintf(name, sizeof name, "blk.%d.%s.bias", il, matrices[i].name);
-        if (bias && i < 3)
-            put_tensor(g, name, FWD_TYPE_F32, matrices[i].n_rows, 1);
-    }
-    (void)snprintf(name, sizeof name, "blk.%d.attn_norm.weight", il);
-    put_tensor(g, name, FWD_TYPE_F32, EMBD, 1);
-    (void)snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", il);
-    put_tensor(g, name, FWD_TYPE_F32, EMBD, 1);
-}
-
-struct made {
-    uint8_t *bytes;
-    struct fwd_gguf *file;
-    struct par_spec_model *spec;
-    struct fwd_pool *pool;
-};
-
-static void put_int(struct gguf_bytes *g, const char *arch, const char *key, uint32_t v) {
-    char name[64];
-    (void)snprintf(name, sizeof name, "%s.%s", arch, key);
-    add_u32(g, name, v);
-}
+static const made_types layer_types[LAYERS] = {
+    {FWD_TYPE_Q4_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K, FWD_TYPE_Q4_K, FWD_TYPE_Q5_K, FWD_TYPE_Q4_K, FWD_TYPE_Q6_K},
+    {FWD_TYPE_Q4_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0, FWD_TYPE_Q5_1, FWD_TYPE_Q8_0, FWD_TYPE_Q4_1, FWD_TYPE_Q5_0},
+    {FWD_TYPE_Q2_K, FWD_TYPE_Q3_K, FWD_TYPE_Q8_0, FWD_TYPE_F16, FWD_TYPE_BF16, FWD_TYPE_F32, FWD_TYPE_Q5_K}};
 
 static void make_model(struct made *m, const char *arch, bool bias, bool tied) {
-    struct gguf_bytes g = {0};
-    struct fwd_error err = {.message = ""};
-    char name[64];
-    size_t n_bytes;
-    seed = 7;
-    add_str(&g, "general.architecture", arch);
-    put_int(&g, arch, "block_count", LAYERS);
-    put_int(&g, arch, "context_length", 128);
-    put_int(&g, arch, "embedding_length", EMBD);
-    put_int(&g, arch, "feed_forward_length", FF);
-    put_int(&g, arch, "attention.head_count", HEADS);
-    put_int(&g, arch, "attention.head_count_kv", KV);
-    (void)snprintf(name, sizeof name, "%s.attention.layer_norm_rms_epsilon", arch);
-    add_f32(&g, name, 1e-6f);
-    (void)snprintf(name, sizeof name, "%s.rope.freq_base", arch);
-    add_f32(&g, name, 1000000.0f);
-    put_tensor(&g, "token_embd.weight", tied ? FWD_TYPE_Q8_0 : FWD_TYPE_Q4_K, EMBD, VOCAB);
-    for (int il = 0; il < LAYERS; il++)
-        put_layer(&g, il, bias);
-    put_tensor(&g, "output_norm.weight", FWD_TYPE_F32, EMBD, 1);
-    if (!tied)
-        put_tensor(&g, "output.weight", FWD_TYPE_Q6_K, EMBD, VOCAB);
-    m->bytes = finish_gguf(&g, 3, &n_bytes, NULL);
-    ck_assert_msg(fwd_gguf_parse(&m->file, m->bytes, n_bytes, &err) == FWD_OK, "%s", err.message);
-    ck_assert_msg(par_spec_open(&m->spec, m->file, &err) == FWD_OK, "%s", err.message);
-    /* One spinning pool a process is enough on a small machine: the sessions of these tests have one thread. */
-    ck_assert_msg(fwd_pool_create(&m->pool, 2, &err) == FWD_OK, "%s", err.message);
-}
-
-static void free_model(struct made *m) {
-    fwd_pool_free(m->pool);
-    par_spec_close(m->spec);
-    fwd_gguf_close(m->file);
-    free(m->bytes);
+    struct made_shape shape = {arch, LAYERS, EMBD, FF, HEADS, KV, VOCAB, 128, bias, 0, FWD_TYPE_Q6_K, layer_types};
+    shape.embd_type = tied ? FWD_TYPE_Q8_0 : FWD_TYPE_Q4_K;
+    shape.out_type = tied ? MADE_TIED : FWD_TYPE_Q6_K;
+    made_open(m, &shape);
 }
 
 /* ---- a run
@@ -335,7 +214,7 @@ START_TEST(held) {
         ck_assert_int_eq(n_positions, want);
         ck_assert_uint_gt(n_elements, (uint64_t)want * LAYERS * EMBD * 10);
         close_run(&r);
-        free_model(&m);
+        made_free(&m);
     }
 }
 END_TEST
@@ -375,7 +254,7 @@ static void tamper_all(const struct schedule *s) {
         n_tried++;
     }
     ck_assert_int_ge(n_tried, 18);
-    free_model(&m);
+    made_free(&m);
 }
 
 START_TEST(local) {
@@ -460,7 +339,7 @@ START_TEST(waiting) {
         for (int i = 0; i < 3; i++)
             close_run(&r[i]);
     }
-    free_model(&m);
+    made_free(&m);
 }
 END_TEST
 
@@ -526,7 +405,7 @@ START_TEST(shared_code) {
         }
         close_run(&r);
     }
-    free_model(&m);
+    made_free(&m);
 }
 END_TEST
 
@@ -549,7 +428,7 @@ START_TEST(compare_text) {
     ck_assert_int_eq(par_spec_compare_config(m.spec, &c, small, sizeof small), 3);
     ck_assert_str_eq(small, "n_layer: file says ");
     close_run(&r);
-    free_model(&m);
+    made_free(&m);
 }
 END_TEST
 
@@ -565,7 +444,7 @@ START_TEST(silent_taps) {
     for (int i = 0; i < n; i++)
         ck_assert_msg(rows[i].verdict == PAR_UNMEASURED && rows[i].note[0], "%s", fwd_op_name(rows[i].op));
     close_run(&r);
-    free_model(&m);
+    made_free(&m);
 }
 END_TEST
 
@@ -585,7 +464,7 @@ START_TEST(bad_taps) {
     ck_assert_int_eq(par_judge_rows(r.judge, &rows, &n, &err), FWD_ERANGE);
     ck_assert_msg(strstr(err.message, "layer 3") != NULL, "%s", err.message);
     close_run(&r);
-    free_model(&m);
+    made_free(&m);
 }
 END_TEST
 
