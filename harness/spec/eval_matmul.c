@@ -35,7 +35,8 @@ struct row_group {
     int16_t *code, *min;
     double *d, *dmin;
     double *sum, *sum_abs;
-    float *decoded; /* [n_cols]: float activations only */
+    double *decoded; /* [SPEC_DOT_ROWS][n_cols]: float activations only */
+    float *row;      /* [n_cols]: one of them as it is decoded */
 };
 
 static size_t round_up(size_t n) {
@@ -47,7 +48,9 @@ static size_t place_group(const struct matmul_task *t, struct row_group *g, uint
     size_t k = (size_t)t->w->n_cols, nb = (size_t)t->n_blocks, rows = SPEC_DOT_ROWS, at = 0;
     if (t->block == 1) {
         g->decoded = (void *)(base + at);
-        return round_up(k * sizeof(float));
+        at += round_up(rows * k * sizeof(double));
+        g->row = (void *)(base + at);
+        return at + round_up(k * sizeof(float));
     }
     g->code = (void *)(base + at);
     at += round_up(rows * k * sizeof(int16_t));
@@ -125,7 +128,7 @@ static double swallowed_terms(const struct matmul_task *t, const struct row_grou
     double d = 0, u = t->bound.u;
     if (t->block == 1) {
         for (int64_t i = 0; i < k; i++)
-            d += par_swallowed(u, a, (double)g->decoded[i] * t->x[p * k + i]);
+            d += par_swallowed(u, a, g->decoded[r * k + i] * t->x[p * k + i]);
         return fmin(d, t->bound.n * u * a);
     }
     for (int64_t b = 0; b < t->n_blocks; b++) {
@@ -235,12 +238,19 @@ static void float_rows(void *ctx, int thread, int n_threads) {
     (void)place_group(t, &g, (uintptr_t)t->scratch + (size_t)thread * t->scratch_bytes);
     int64_t begin, end, k = t->w->n_cols;
     fwd_range_split(t->w->n_rows, SPEC_DOT_ROWS, thread, n_threads, &begin, &end);
-    for (int64_t row = begin; row < end; row++) {
-        par_decode_row(t->w->type, t->w->data + row * t->w->row_bytes, g.decoded, k);
+    for (int64_t row = begin; row < end; row += SPEC_DOT_ROWS) {
+        int n_rows = end - row < SPEC_DOT_ROWS ? (int)(end - row) : SPEC_DOT_ROWS;
+        memset(g.decoded + n_rows * k, 0, (size_t)((SPEC_DOT_ROWS - n_rows) * k) * sizeof *g.decoded);
+        for (int r = 0; r < n_rows; r++) {
+            par_decode_row(t->w->type, t->w->data + (row + r) * t->w->row_bytes, g.row, k);
+            for (int64_t i = 0; i < k; i++)
+                g.decoded[r * k + i] = (double)g.row[i];
+        }
         for (int p = 0; p < t->ev->n_pos; p++) {
-            double sum, sum_abs;
-            t->dots.f64(g.decoded, t->x + p * k, k, &sum, &sum_abs);
-            judge_one(t, &t->ev->tally[thread], &g, row, p, sum, sum_abs, 0);
+            double sum[SPEC_DOT_ROWS], sum_abs[SPEC_DOT_ROWS];
+            t->dots.f64(g.decoded, k, t->x + p * k, k, sum, sum_abs);
+            for (int r = 0; r < n_rows; r++)
+                judge_one(t, &t->ev->tally[thread], &g, row + r, p, sum[r], sum_abs[r], r);
         }
     }
 }

@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include <math.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -48,23 +49,41 @@ INLINE void sum_tile(const struct spec_tile *t, int block, bool has_min) {
             add_block(t, b, p, block, has_min);
 }
 
-INLINE void f64_dot(const float *restrict w, const double *restrict x, int64_t n, double *restrict sum,
-                    double *restrict sum_abs) {
-    double s[8] = {0}, a[8] = {0};
+/* Four lanes that the compiler maps to whatever the target has. */
+typedef double lanes __attribute__((vector_size(32)));
+typedef int64_t lane_bits __attribute__((vector_size(32)));
+
+/* Two rows at once, eight lanes each: fewer would wait for their own additions. */
+INLINE void f64_pair(const double *restrict w, int64_t ld, const double *restrict x, int64_t n, double *restrict sum,
+                     double *restrict sum_abs) {
+    lanes s[2][2] = {{{0}}}, a[2][2] = {{{0}}};
     int64_t k = 0;
     for (; k + 8 <= n; k += 8)
-        for (int l = 0; l < 8; l++) {
-            double t = (double)w[k + l] * x[k + l];
-            s[l] += t;
-            a[l] += fabs(t);
+        for (int r = 0; r < 2; r++)
+            for (int h = 0; h < 2; h++) {
+                lanes wv, xv;
+                memcpy(&wv, w + r * ld + k + 4 * h, sizeof wv);
+                memcpy(&xv, x + k + 4 * h, sizeof xv);
+                wv *= xv;
+                s[r][h] += wv;
+                a[r][h] += (lanes)((lane_bits)wv & INT64_MAX);
+            }
+    for (; k < n; k++)
+        for (int r = 0; r < 2; r++) {
+            double t = w[r * ld + k] * x[k];
+            s[r][0][0] += t;
+            a[r][0][0] += fabs(t);
         }
-    for (; k < n; k++) {
-        double t = (double)w[k] * x[k];
-        s[0] += t;
-        a[0] += fabs(t);
+    for (int r = 0; r < 2; r++) {
+        const lanes *u = s[r], *v = a[r];
+        sum[r] = ((u[0][0] + u[0][1]) + (u[0][2] + u[0][3])) + ((u[1][0] + u[1][1]) + (u[1][2] + u[1][3]));
+        sum_abs[r] = ((v[0][0] + v[0][1]) + (v[0][2] + v[0][3])) + ((v[1][0] + v[1][1]) + (v[1][2] + v[1][3]));
     }
-    *sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-    *sum_abs = ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+}
+
+INLINE void f64_dots(const double *w, int64_t ld, const double *x, int64_t n, double *sum, double *sum_abs) {
+    for (int r = 0; r < SPEC_DOT_ROWS; r += 2)
+        f64_pair(w + r * ld, ld, x, n, sum + r, sum_abs + r);
 }
 
 /* One instantiation of the loops for a target. */
@@ -81,8 +100,9 @@ INLINE void f64_dot(const float *restrict w, const double *restrict x, int64_t n
     attribute static void block32_min_##suffix(const struct spec_tile *t) {                                            \
         sum_tile(t, 32, true);                                                                                         \
     }                                                                                                                  \
-    attribute static void f64_##suffix(const float *w, const double *x, int64_t n, double *sum, double *sum_abs) {     \
-        f64_dot(w, x, n, sum, sum_abs);                                                                                \
+    attribute static void f64_##suffix(const double *w, int64_t ld, const double *x, int64_t n, double *sum,           \
+                                       double *sum_abs) {                                                              \
+        f64_dots(w, ld, x, n, sum, sum_abs);                                                                           \
     }                                                                                                                  \
     static const struct spec_dots dots_##suffix = {block256_##suffix, block256_min_##suffix, block32_##suffix,         \
                                                    block32_min_##suffix, f64_##suffix};

@@ -25,12 +25,13 @@ struct spec_tile {
 /* sum = sum over blocks of d * scale * (code . act) - dmin * scale * (min . sum16), sum_abs the same with the magnitude
  * of each of the two terms. The dots are exact integers. */
 typedef void spec_tile_fn(const struct spec_tile *t);
-/* *sum = sum w[k] x[k], *sum_abs = sum |w[k] x[k]|, in F64; n: any. */
-typedef void spec_f64_dot_fn(const float *w, const double *x, int64_t n, double *sum, double *sum_abs);
+/* Rows w[r] of n values, ld apart: sum[r] = sum w[r][k] x[k], sum_abs[r] = sum |w[r][k] x[k]|, in F64, r below
+ * SPEC_DOT_ROWS; n: any. */
+typedef void spec_f64_dots_fn(const double *w, int64_t ld, const double *x, int64_t n, double *sum, double *sum_abs);
 
 struct spec_dots {
     spec_tile_fn *block256, *block256_min, *block32, *block32_min; /* by values in a block; _min: dmin is read */
-    spec_f64_dot_fn *f64;
+    spec_f64_dots_fn *f64;
 };
 /* The fastest set that this machine has among caps, which are as in struct par_eval. */
 struct spec_dots par_spec_dots(unsigned caps);
