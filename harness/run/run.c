@@ -115,6 +115,14 @@ enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_rol
     return FWD_OK;
 }
 
+enum fwd_status par_run_plant_shared(const struct par_run *r, const struct fwd_path *path, struct fwd_session *session,
+                                     struct fwd_error *err) {
+    for (int i = 0; i < r->o->n_faults; i++)
+        if (r->o->faults[i].row->shared)
+            FWD_TRY(par_fault_plant(&r->o->faults[i], path, session, err));
+    return FWD_OK;
+}
+
 enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs *knobs, struct fwd_session **session,
                                        struct fwd_error *err) {
     const struct fwd_path *path = r->o->cand;

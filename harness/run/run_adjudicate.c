@@ -17,7 +17,9 @@ static enum fwd_status run_f64(struct par_run *r, const struct fwd_path *path, s
     FWD_TRY(path->open(&session, r->o->file, &knobs, err));
     struct par_drive drive = {.path = path, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
     par_run_progress(r, "f64, to decide between the sides", 0, 1);
-    enum fwd_status rc = par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err);
+    enum fwd_status rc = par_run_plant_shared(r, path, session, err);
+    if (rc == FWD_OK)
+        rc = par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err);
     path->close(session);
     return rc;
 }

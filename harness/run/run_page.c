@@ -33,7 +33,8 @@ static enum par_verdict decide(const struct par_run *r) {
         return PAR_MISTRUSTED;
     if (figure(r, "ref.nonfinite", 0) + figure(r, "cand.nonfinite", 0) + figure(r, "logits.nonfinite", 0) > 0)
         return PAR_NONFINITE;
-    if (n_accused > 0 || figure(r, "config.differs", 0) > 0 || figure(r, "weights.differ", 0) > 0)
+    if (n_accused > 0 || figure(r, "config.differs", 0) > 0 || figure(r, "weights.differ", 0) > 0 ||
+        figure(r, "logits.behind_tap", 0) > 0)
         return PAR_DIVERGED;
     if (figure(r, "ref.loss", 0) >= figure(r, "ref.loss_uniform", HUGE_VAL))
         return PAR_MISTRUSTED; /* no op is accused, and yet the reference is no language model */
@@ -75,6 +76,33 @@ static int count_numberless(const struct par_report *p) {
     return n;
 }
 
+static const char *side_text(const struct par_run *r, double n_ref, double n_cand) {
+    double beyond = figure(r, "logits.beyond_spread", 0);
+    if (n_ref > 0 && n_cand > 0)
+        return "both: what they share is wrong";
+    if (n_cand > 0)
+        return par_text_printf(r->text, "the candidate, %s", r->o->cand->name);
+    if (n_ref > 0)
+        return par_text_printf(r->text, "the reference, %s", r->o->ref->name);
+    if (r->config_difference)
+        return "both: the configuration that they share";
+    if (figure(r, "weights.differ", 0) > 0 || figure(r, "logits.behind_tap", 0) > 0)
+        return par_text_printf(r->text, "the candidate, %s", r->o->cand->name);
+    if (beyond > 0 && figure(r, "f64.ref_beyond_spread", 0) > 0 && figure(r, "f64.cand_beyond_spread", 1) == 0)
+        return par_text_printf(r->text, "the reference, %s, by its logits alone", r->o->ref->name);
+    if (beyond > 0 && figure(r, "f64.ref_beyond_spread", 1) == 0 && figure(r, "f64.cand_beyond_spread", 0) > 0)
+        return par_text_printf(r->text, "the candidate, %s, by its logits alone", r->o->cand->name);
+    return r->report->verdict == PAR_HELD ? "neither" : "not known: no op is accused";
+}
+
+/* How far either side's logits are from f64's, at most: ""; where that path did not run. */
+static const char *f64_text(const struct par_run *r) {
+    double ref = figure(r, "f64.ref_distance_max", -1), cand = figure(r, "f64.cand_distance_max", -1);
+    if (ref < 0 || cand < 0 || r->report->verdict == PAR_HELD)
+        return "";
+    return par_text_printf(r->text, " (logits at most %.3g and %.3g from f64's: reference, candidate)", ref, cand);
+}
+
 void par_run_first_page(struct par_run *r) {
     struct par_report *p = r->report;
     p->verdict = decide(r);
@@ -82,12 +110,11 @@ void par_run_first_page(struct par_run *r) {
     const struct par_op_row *ref = first_accused(r, true), *cand = first_accused(r, false);
     const struct par_op_row *shown = cand ? cand : ref;
     const char *signature = p->worst;
-    p->side = n_ref > 0 && n_cand > 0  ? "both: what they share is wrong"
-              : n_cand > 0             ? par_text_printf(r->text, "the candidate, %s", r->o->cand->name)
-              : n_ref > 0              ? par_text_printf(r->text, "the reference, %s", r->o->ref->name)
-              : p->verdict == PAR_HELD ? "neither"
-                                       : "not known: no op is accused";
+    p->side = par_text_printf(r->text, "%s%s", side_text(r, n_ref, n_cand), f64_text(r));
     p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
+    if (r->config_difference)
+        p->guilty = par_text_printf(r->text, "%s%s%s", shown ? p->guilty : "the configuration", shown ? "; " : ": ",
+                                    r->config_difference);
     p->worst = shown ? par_text_printf(
                            r->text, "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
                            shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
@@ -102,8 +129,10 @@ void par_run_first_page(struct par_run *r) {
                         : "neither: the same logits";
         break;
     case PAR_DIVERGED:
-        p->answer = shown        ? "bug"
-                    : beyond > 0 ? "bug: no op accused, logits outside the spread"
+        p->answer = shown                                   ? "bug"
+                    : figure(r, "logits.behind_tap", 0) > 0 ? "bug: no op accused; the logits handed out are not those "
+                                                              "of the last tap"
+                    : beyond > 0                            ? "bug: no op accused, logits outside the spread"
                     : broken_promise(r)
                         ? "bug: an arm that promises the same bits has others"
                         : "bug: the engine reads another configuration or other weights than the file has";

@@ -23,6 +23,7 @@ struct tap_work {
     bool keep;                        /* into the store */
     size_t evidence_bytes;
     struct par_run_ledger *ledger; /* or NULL */
+    uint64_t *last_tap;            /* [n_ids] hash of each row of the last tap, or NULL */
     float *row;                    /* room for the widest row */
     int64_t row_cap;
     const char *what;
@@ -72,6 +73,10 @@ static int on_tap(void *ud, const struct fwd_view *view) {
                          (int64_t)r->n_ids * par_spec_config(r->spec)->n_layer);
     if (w->judge && par_judge_tap(w->judge, view) != 0)
         return 1;
+    if (w->last_tap && view->op == FWD_OP_RESULT_OUTPUT && view->dtype == FWD_F32 && !view->device)
+        for (int i = 0; i < view->n_pos; i++)
+            w->last_tap[view->pos0 + i] =
+                fwd_hash64((const char *)view->data + view->nb[1] * i, (size_t)view->ne[0] * sizeof(float));
     if (w->keep && view->op != FWD_OP_RESULT_OUTPUT)
         w->rc = par_store_put(r->store, view, w->err);
     if (w->rc == FWD_OK && w->metrics)
@@ -270,6 +275,23 @@ static enum fwd_status open_ledger(struct par_run *r, struct tap_work *w, struct
                                PAR_LEDGER_POSITIONS, err);
 }
 
+/* Are the logits handed out those of the last tap? What happens to them behind it no judge of ops can see. */
+static void compare_last_tap(struct par_run *r, const uint64_t *last_tap) {
+    int n = 0, n_differ = 0;
+    for (int i = 0; i < r->n_want; i++) {
+        uint64_t tapped = last_tap[r->want_pos[i]];
+        n += tapped != 0;
+        n_differ += tapped &&
+                    tapped != fwd_hash64(r->logits_cand + (int64_t)i * r->n_vocab, (size_t)r->n_vocab * sizeof(float));
+    }
+    par_figures_set(r->figures, "logits.behind_tap", n_differ);
+    par_run_add_proof(r, "the logits are the last tap's",
+                      n == 0          ? PAR_UNMEASURED
+                      : n_differ == 0 ? PAR_HELD
+                                      : PAR_DIVERGED,
+                      par_text_printf(r->text, "%d of %d rows have the bits of result_output", n - n_differ, n));
+}
+
 static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *session, struct tap_work *w,
                                       struct fwd_error *err) {
     const struct par_run_options *o = r->o;
@@ -280,6 +302,7 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     w->evidence_bytes = EVIDENCE_BYTES;
     FWD_TRY(open_ledger(r, w, session, err));
     FWD_TRY(judged_pass(w, &drive, 1, 0, r->logits_cand, err));
+    compare_last_tap(r, w->last_tap);
     r->base_hash = fwd_hash64(r->logits_cand, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
     const struct par_op_row *rows;
     int n_rows;
@@ -305,10 +328,15 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
 enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
     struct tap_work w = {.r = r, .want = r->want, .n_ids = r->n_ids};
     w.metrics = fwd_calloc((size_t)r->n_ops, sizeof(struct par_metrics_acc *));
-    FWD_FAIL_IF(!w.metrics, FWD_ENOMEM, err, "run: no memory for metrics of %d ops", r->n_ops);
-    enum fwd_status rc = candidate_pass(r, session, &w, err);
-    for (int i = 0; i < r->n_ops; i++)
+    w.last_tap = fwd_calloc((size_t)r->n_ids, sizeof *w.last_tap);
+    enum fwd_status rc = FWD_OK;
+    if (!w.metrics || !w.last_tap)
+        rc = fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for metrics of %d ops", r->n_ops);
+    else
+        rc = candidate_pass(r, session, &w, err);
+    for (int i = 0; w.metrics && i < r->n_ops; i++)
         par_metrics_free(w.metrics[i]);
+    fwd_free(w.last_tap);
     fwd_free((void *)w.metrics);
     par_run_ledger_close(w.ledger);
     fwd_free(w.row);

@@ -286,8 +286,10 @@ static void record_config(struct par_run *r, struct fwd_session *session) {
                              c->rope_theta, s->rope_neox ? "neox" : "norm", s->rope_theta));
     add_pair(r, &p->config, &p->n_config, "norm eps",
              par_text_printf(r->text, "engine %g, file %g", (double)c->norm_eps, s->norm_eps));
-    if (n)
+    if (n) {
         add_pair(r, &p->config, &p->n_config, "DIFFERENCES", par_text_printf(r->text, "%s", lines));
+        r->config_difference = par_text_printf(r->text, "%.*s", (int)strcspn(lines, "\n"), lines);
+    }
 }
 
 /* The bytes the kernels read, unpacked again, against the bytes of the file. */

@@ -153,6 +153,8 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     enum fwd_status rc = first
                              ? path->open(&session, r->o->file, &knobs, err)
                              : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for the logits of a run");
+    if (rc == FWD_OK)
+        rc = par_run_plant_shared(r, path, session, err);
     for (int run = 0; rc == FWD_OK && run < n_runs; run++)
         rc = one_run(r, session, run, n_runs, lifts, distances, first, err);
     if (rc == FWD_OK) {

@@ -59,6 +59,7 @@ struct par_run {
     int n_ops;
     uint64_t base_hash;
     int n_accused_ref, n_accused_cand;
+    const char *config_difference; /* "norm_eps: file says 1e-06, engine has 1e-05", or NULL */
     struct par_evidence_set evidence_ref, evidence_cand;
     struct par_worst worst; /* of the candidate's worst accused row, for sampling later passes */
     enum fwd_op worst_op;
@@ -76,6 +77,9 @@ struct fwd_knobs par_run_knobs(const struct par_run *r);
 /* Plants in an open session what belongs in one of its role. */
 enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
                                      struct fwd_session *session, struct fwd_error *err);
+/* Only what every path shares: for the paths that decide between the two sides. */
+enum fwd_status par_run_plant_shared(const struct par_run *r, const struct fwd_path *path, struct fwd_session *session,
+                                     struct fwd_error *err);
 /* Opens the candidate with the faults planted. */
 enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs *knobs, struct fwd_session **session,
                                        struct fwd_error *err);

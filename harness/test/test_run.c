@@ -1,90 +1,16 @@
 /* The whole run on the made model: clean it is HELD, and each planted bug is DIVERGED with its op, layer and hypothesis
  * named. What the user sees from the program is tested in test_cli.sh; this is the library underneath. */
-#include "fixture/make.h"
-#include "run/run.h"
-
-#include <check.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-static char model_path[64];
-static struct fwd_gguf *model;
-static const int32_t prompt[] = {72,  101, 108, 108, 111, 44, 32, 119, 111, 114,
-                                 108, 100, 33,  10,  40,  41, 59, 33,  34,  35};
-enum { N_PROMPT = sizeof prompt / sizeof *prompt, N_DECODE = 4 };
-
-static void set_up(void) {
-    struct fwd_error err = {0};
-    struct par_make_args args = {.shape = par_shape_at(0), .seed = 1, .path = model_path};
-    (void)snprintf(model_path, sizeof model_path, "/tmp/parity-test-run-%ld.gguf", (long)getpid());
-    ck_assert_msg(par_model_make(&args, &err) == FWD_OK, "%s", err.message);
-    ck_assert_msg(fwd_gguf_open(&model, model_path, &err) == FWD_OK, "%s", err.message);
-}
-
-static void tear_down(void) {
-    fwd_gguf_close(model);
-    (void)unlink(model_path);
-}
-
-struct outcome {
-    struct par_report report;
-    struct par_figures *figures;
-};
+#include "test/made_run.h"
 
 /* Ids in no order that a language makes: a model that has learnt anything finds them worse than a guess. */
 static const int32_t nonsense[] = {200, 3, 177, 45, 201, 9, 160, 88, 202, 14, 150, 77, 203, 21, 140, 66,
                                    204, 5, 130, 55, 205, 7, 120, 44, 206, 2,  110, 33, 207, 1,  100, 22};
-
-static struct outcome run_on(const int32_t *loss_ids, int n_loss_ids, const char *fault_text, enum fwd_head head,
-                             enum par_depth depth) {
-    struct outcome o = {.figures = par_figures_create()};
-    struct fwd_error err = {0};
-    struct par_fault fault;
-    struct par_run_options options = {.file = model,
-                                      .model_name = "made",
-                                      .ids = prompt,
-                                      .n_prompt = N_PROMPT,
-                                      .n_decode = N_DECODE,
-                                      .loss_ids = loss_ids,
-                                      .n_loss_ids = n_loss_ids,
-                                      .ref = fwd_path_find("f32"),
-                                      .cand = fwd_path_find("q4k-cpu"),
-                                      .knobs = {.head = head, .kv_type = FWD_F16},
-                                      .schedule = PAR_SCHEDULE_PREFILL,
-                                      .depth = depth,
-                                      .faults = &fault,
-                                      .n_faults = fault_text != NULL,
-                                      .hypotheses_dir = "contracts/hypotheses",
-                                      .command = "parity run made"};
-    if (fault_text)
-        ck_assert_msg(par_fault_parse(fault_text, &fault, &err) == FWD_OK, "%s", err.message);
-    enum fwd_status rc = par_run(&options, &o.report, o.figures, &err);
-    ck_assert_msg(rc == FWD_OK, "%s", err.message);
-    return o;
-}
-
-static struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
-    return run_on(NULL, 0, fault_text, head, depth);
-}
-
-static void drop(struct outcome *o) {
-    par_text_free(o->report.text);
-    par_figures_free(o->figures);
-}
 
 static const char *hypothesis(const struct par_report *r, const char *id) {
     for (int i = 0; i < r->n_hypotheses; i++)
         if (!strcmp(r->hypotheses[i].id, id))
             return r->hypotheses[i].verdict;
     return "missing";
-}
-
-static double figure(const struct outcome *o, const char *name) {
-    double v = -1;
-    ck_assert_msg(par_figures_get(o->figures, name, &v), "figure %s was not set", name);
-    return v;
 }
 
 START_TEST(clean_run_is_held) {
@@ -120,7 +46,8 @@ END_TEST
 
 /* Every op is right and the reference still is no language model on that text: something that no op shows is wrong. */
 START_TEST(reference_with_an_implausible_loss_is_mistrusted) {
-    struct outcome o = run_on(nonsense, sizeof nonsense / sizeof *nonsense, NULL, FWD_HEAD_QUANT, PAR_QUICK);
+    struct made_run m = {.loss_ids = nonsense, .n_loss_ids = sizeof nonsense / sizeof *nonsense, .depth = PAR_QUICK};
+    struct outcome o = run_made(&m);
     ck_assert_msg(figure(&o, "ref.loss") >= figure(&o, "ref.loss_uniform"), "loss %g, guessing %g",
                   figure(&o, "ref.loss"), figure(&o, "ref.loss_uniform"));
     ck_assert_double_eq(figure(&o, "cand.accused"), 0);
@@ -163,6 +90,19 @@ START_TEST(each_fault_is_named) {
 }
 END_TEST
 
+/* The same bug on the other side: the reference is named, and f64 takes the candidate's part. */
+START_TEST(the_reference_is_guilty) {
+    struct outcome o = run_with("ref:rope-pairing@Kcur_rope:1", FWD_HEAD_QUANT, PAR_DEFAULT);
+    ck_assert_int_eq(o.report.verdict, PAR_DIVERGED);
+    ck_assert_msg(!strncmp(o.report.side, "the reference, f32", 18), "side: %s", o.report.side);
+    ck_assert_msg(!strncmp(o.report.guilty, "Kcur_rope of layer 1", 20), "guilty: %s", o.report.guilty);
+    ck_assert_double_eq(figure(&o, "cand.accused"), 0);
+    ck_assert_double_eq(figure(&o, "ref.accused"), 1);
+    ck_assert_double_lt(figure(&o, "f64.cand_distance_max"), figure(&o, "f64.ref_distance_max"));
+    drop(&o);
+}
+END_TEST
+
 START_TEST(fault_that_cannot_act_is_refused) {
     static const char *const texts[] = {"no-such-fault", "q4k-min-dropped@ffn_gate:99", "q4k-min-dropped@nothing",
                                         "gqa-modulo@Qcur", "q4k-min-dropped@ffn_gate:x"};
@@ -190,6 +130,7 @@ int main(void) {
     tcase_add_test(tcase, routes_that_did_not_run_leave_h4_untested);
     tcase_add_test(tcase, reference_with_an_implausible_loss_is_mistrusted);
     tcase_add_loop_test(tcase, each_fault_is_named, 0, sizeof expected / sizeof *expected);
+    tcase_add_test(tcase, the_reference_is_guilty);
     tcase_add_loop_test(tcase, fault_that_cannot_act_is_refused, 0, 5);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
