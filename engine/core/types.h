@@ -64,8 +64,9 @@ enum fwd_accumulator { FWD_ACC_F32 = 0, FWD_ACC_F64 = 1, FWD_ACC_EXACT = 2 };
 enum fwd_act_rule {
     FWD_ACT_NONE = 0, /* inputs used as they are */
     FWD_ACT_AMAX127 =
-        1 /* per block: d = amax/127 and id = 127/amax (F32 divisions); q = x*id rounded half to even, cut
-           * to [-127, 127]; amax < 2^-100: d = 0, q = 0; a block with a NaN or infinity: d = NaN, q = 0 */
+        1, /* per block: d = amax/127 and id = 127/amax (F32 divisions); q = x*id rounded half to even, cut
+            * to [-127, 127]; amax < 2^-100: d = 0, q = 0; a block with a NaN or infinity: d = NaN, q = 0 */
+    FWD_ACT_AMAX127_AWAY = 2 /* the same, halves rounded away from zero */
 };
 struct fwd_numerics {
     uint32_t size;

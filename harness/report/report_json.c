@@ -14,7 +14,8 @@ static bool put_verdict(cJSON *o, enum par_verdict v) {
 static bool put_row(cJSON *o, const struct par_op_row *row) {
     cJSON *worst;
     if (!o || !put_verdict(o, par_row_shown(row)) || !par_put_count(o, "n_judged", row->n_judged) ||
-        !par_put_count(o, "n_over", row->n_over) || !par_put_count(o, "n_nonfinite_got", row->n_nonfinite_got) ||
+        !par_put_count(o, "n_over", row->n_over) || !par_put_count(o, "n_systematic", row->n_systematic) ||
+        !par_put_count(o, "n_nonfinite_got", row->n_nonfinite_got) ||
         !par_put_count(o, "n_nonfinite_expected", row->n_nonfinite_expected) ||
         !par_put_count(o, "n_nonfinite_mismatch", row->n_nonfinite_mismatch) || !par_put_text(o, "note", row->note) ||
         !par_put_bool(o, "absent", row->absent))
@@ -22,7 +23,8 @@ static bool put_row(cJSON *o, const struct par_op_row *row) {
     if (row->n_judged == 0) /* the rest would be the zeros of an empty row */
         return true;
     if (!par_put_real(o, "ratio_max", row->ratio_max) || !par_put_real(o, "ratio_p50", row->ratio_p50) ||
-        !par_put_real(o, "ratio_p99", row->ratio_p99) || !par_put_real(o, "ratio_p999", row->ratio_p999))
+        !par_put_real(o, "ratio_p99", row->ratio_p99) || !par_put_real(o, "ratio_p999", row->ratio_p999) ||
+        !par_put_real(o, "floor_p50", row->floor_p50) || !par_put_bool(o, "review", row->review))
         return false;
     worst = par_put_object(o, "worst");
     return worst && par_put_int(worst, "pos", row->worst.pos) && par_put_int(worst, "row", row->worst.row) &&

@@ -199,7 +199,7 @@ static void read_block(const struct matmul_task *t, int pos, int64_t b, struct s
     par_load_f64(in->dtype, row + (size_t)(b * block) * par_float_bytes(in->dtype), wide, block);
     for (int i = 0; i < block; i++)
         x[i] = (float)wide[i];
-    par_q8_quantise(x, block, q);
+    (void)par_q8_quantise_as(t->ev->e->numerics->act_rule, x, block, q);
 }
 
 /* A sum that its codes cannot have is wrong in the _q8 op, and accused there; here it only must not overflow. */
@@ -297,7 +297,7 @@ static enum fwd_status check_input(struct matmul_task *t, struct fwd_error *err)
         FWD_TRY(par_eval_need_float(t->ev, in, t->w->n_cols, err));
     if (!block)
         return FWD_OK;
-    FWD_FAIL_IF(!blocks && e->numerics->act_rule != FWD_ACT_AMAX127, FWD_EUNSUPPORTED, err,
+    FWD_FAIL_IF(!blocks && !par_q8_knows(e->numerics->act_rule), FWD_EUNSUPPORTED, err,
                 "%s: quantisation rule %d is unknown", op, e->numerics->act_rule);
     FWD_FAIL_IF(in->ne[0] != t->w->n_cols || t->w->n_cols % block != 0, FWD_ESHAPE, err,
                 "%s: %lld activations in blocks of %d, expected %lld", op, (long long)in->ne[0], block,

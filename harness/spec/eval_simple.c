@@ -65,7 +65,7 @@ static void q8_block(struct eval_tally *t, const struct par_eval *e, int pos, in
                      const float *x, const uint8_t *bytes) {
     struct spec_q8 want, got;
     bool sums_agree;
-    par_q8_quantise(x, block, &want);
+    (void)par_q8_quantise_as(e->numerics->act_rule, x, block, &want);
     par_q8_read(e->out->dtype, bytes, &got, &sums_agree);
     for (int k = 0; k < block; k++)
         par_eval_element(t, FWD_F32, pos, base + k, want.q[k], got.q[k], 0);
@@ -100,7 +100,7 @@ enum fwd_status par_eval_q8(struct eval *ev, struct fwd_error *err) {
     int64_t n = e->out->ne[0];
     FWD_FAIL_IF(!block || n % block != 0, FWD_EINPUT, err, "%s: type %s with %lld values, expected blocks of int8",
                 fwd_op_name(e->op), fwd_dtype_name(e->out->dtype), (long long)n);
-    FWD_FAIL_IF(e->numerics->act_rule != FWD_ACT_AMAX127, FWD_EUNSUPPORTED, err, "%s: quantisation rule %d is unknown",
+    FWD_FAIL_IF(!par_q8_knows(e->numerics->act_rule), FWD_EUNSUPPORTED, err, "%s: quantisation rule %d is unknown",
                 fwd_op_name(e->op), e->numerics->act_rule);
     FWD_TRY(par_eval_need_float(ev, e->in[0], n, err));
     for (int i = 0; i < ev->n_pos; i++)
@@ -159,7 +159,10 @@ static void swiglu_task(void *ctx, int thread, int n_threads) {
     double u = par_unit_of_accumulator(nm->accumulator), store = par_unit_of_store(nm->store);
     /* (exp ulp + 4) u of section 2; an ulp of a result is up to 2u of it. The last part is the spec's own libm. */
     double relative = (2.0 * (double)nm->exp_ulp + 4) * u + (store > u ? store : 0) + 0x1p-50;
-    double floor_part = nm->store == FWD_F64 ? 0x1p-1000 : 0x1p-126;
+    /* Where exp(-|gate|) is no normal number it may be 0; a denormal quotient rounds before it is multiplied by up. */
+    bool wide = nm->store == FWD_F64;
+    double flushed = wide ? 0x1p-1000 : 0x1p-126, flushed_from = wide ? -690 : -87;
+    double smallest = nm->ftz ? flushed : wide ? 0x1p-1074 : 0x1p-149;
     for (int i = thread; i < t->ev->n_pos; i += n_threads) {
         int pos = e->pos0 + t->ev->pos[i];
         par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), gate, t->n);
@@ -167,7 +170,9 @@ static void swiglu_task(void *ctx, int thread, int n_threads) {
         const uint8_t *got = par_view_row(e->out, pos);
         for (int64_t k = 0; k < t->n; k++) {
             double y = gate[k] / (1 + exp(-gate[k])) * up[k];
-            double bound = relative * fabs(y) + (fabs(gate[k] * up[k]) + 1) * floor_part;
+            double bound = relative * fabs(y) + (fabs(up[k]) + 2) * smallest;
+            if (gate[k] < flushed_from)
+                bound += fabs(gate[k] * up[k]) * flushed;
             par_eval_element(&t->ev->tally[thread], e->out->dtype, pos, k, y, par_load_one(e->out->dtype, got, k),
                              bound);
         }

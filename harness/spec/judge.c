@@ -505,7 +505,7 @@ enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **ro
     for (int i = 0; i < j->n_rows; i++) {
         struct par_op_row *row = &j->rows[i];
         struct fwd_numerics nm = {.size = sizeof nm};
-        if (row->n_judged || row->n_nonfinite_mismatch || j->hists[i].n_failed_calls)
+        if (row->n_judged || row->n_nonfinite_got || row->n_nonfinite_mismatch || j->hists[i].n_failed_calls)
             continue;
         row->verdict = PAR_UNMEASURED;
         bool declared = j->options.numerics(j->options.numerics_ud, row->op, row->layer, &nm);

@@ -92,17 +92,18 @@ static void accuse_position(const struct eval_tally *t, int pos) {
 static bool count_nonfinite(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected,
                             double got, double bound) {
     double limit = overflow_limit(store);
+    /* Where a bound has overflowed the sum itself may have, whatever it would have come to. */
+    if (isfinite(expected) && bound == HUGE_VAL) {
+        count_element(&t->hist, expected, expected, bound);
+        par_ratio_add(&t->hist, 0);
+        return true;
+    }
     bool spec_ok = fabs(expected) < limit, got_ok = isfinite(got);
     if (spec_ok && got_ok)
         return false;
     /* Within its bound of the overflow limit a result may lie on either side of it. */
     bool same_sign = signbit(expected) == signbit(got);
     /* Where a bound has overflowed the sum itself may have, whatever it would have come to. */
-    if (spec_ok && bound == HUGE_VAL) {
-        count_element(&t->hist, expected, expected, bound);
-        par_ratio_add(&t->hist, 0);
-        return true;
-    }
     if (spec_ok && isinf(got) && same_sign && fabs(expected) + bound >= limit)
         return true;
     if (!spec_ok && got_ok && isfinite(expected) && fabs(expected) - bound < limit)
@@ -218,13 +219,14 @@ static bool find_mistrust(const struct par_ratio_histogram *h, const struct par_
     return false;
 }
 
-static void finish_row(struct par_op_row *row, const struct par_ratio_histogram *hist) {
+/* is_f64: of an op in F64 the judge knows no better value than F64 gives. */
+static void finish_row(struct par_op_row *row, const struct par_ratio_histogram *hist, bool is_f64) {
     /* A quantile is known to 1/16 octave and never above the maximum. */
     row->ratio_p50 = fmin(par_ratio_quantile(hist, 0.5), row->ratio_max);
     row->ratio_p99 = fmin(par_ratio_quantile(hist, 0.99), row->ratio_max);
     row->ratio_p999 = fmin(par_ratio_quantile(hist, 0.999), row->ratio_max);
     row->floor_p50 = par_floor_quantile(hist, 0.5);
-    row->review = hist->n_bounded >= REVIEW_FROM && row->ratio_p999 < REVIEW_BELOW;
+    row->review = !is_f64 && hist->n_bounded >= REVIEW_FROM && row->ratio_p999 < REVIEW_BELOW;
     row->verdict = row->n_judged == 0 || hist->n_failed_calls ? PAR_UNMEASURED : PAR_HELD;
     if (row->n_over)
         row->verdict = PAR_DIVERGED;
@@ -302,7 +304,7 @@ static enum fwd_status run_eval(struct eval *ev, struct par_op_row *row, struct 
     }
     for (int i = 0; i < ev->n_threads; i++)
         merge_tally(row, hist, &ev->tally[i]);
-    finish_row(row, hist);
+    finish_row(row, hist, e->numerics->store == FWD_F64);
     return FWD_OK;
 }
 

@@ -29,7 +29,23 @@ static void add_sums(struct spec_q8 *out, int n) {
     }
 }
 
+static int round_half_away(double v) {
+    int whole = (int)floor(fabs(v) + 0.5);
+    return v < 0 ? -whole : whole;
+}
+
+bool par_q8_knows(enum fwd_act_rule rule) {
+    return rule == FWD_ACT_AMAX127 || rule == FWD_ACT_AMAX127_AWAY;
+}
+
 void par_q8_quantise(const float *x, int n, struct spec_q8 *out) {
+    (void)par_q8_quantise_as(FWD_ACT_AMAX127, x, n, out);
+}
+
+bool par_q8_quantise_as(enum fwd_act_rule rule, const float *x, int n, struct spec_q8 *out) {
+    if (!par_q8_knows(rule))
+        return false;
+    bool away = rule == FWD_ACT_AMAX127_AWAY;
     float amax = 0;
     bool finite = true;
     for (int i = 0; i < n; i++) {
@@ -40,18 +56,19 @@ void par_q8_quantise(const float *x, int n, struct spec_q8 *out) {
     memset(out, 0, sizeof *out);
     if (!finite) {
         out->d = NAN;
-        return;
+        return true;
     }
     if (amax < 0x1p-100f)
-        return;
+        return true;
     float id = 127.0f / amax;
     out->d = amax / 127.0f;
     for (int i = 0; i < n; i++) {
         float scaled = x[i] * id; /* one F32 rounding, then an exact rounding to integer */
-        int v = round_half_even((double)scaled);
+        int v = away ? round_half_away((double)scaled) : round_half_even((double)scaled);
         out->q[i] = (int8_t)(v > 127 ? 127 : v < -127 ? -127 : v);
     }
     add_sums(out, n);
+    return true;
 }
 
 void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out, bool *sums_agree) {

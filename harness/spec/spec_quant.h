@@ -14,8 +14,11 @@ struct spec_q8 {
 /* Values in a block of a quantised activation format; 0: not one. */
 int par_q8_block_values(enum fwd_dtype dtype);
 size_t par_q8_block_bytes(enum fwd_dtype dtype);
-/* x: n = 256 or 32 values. */
+/* x: n = 256 or 32 values; rule FWD_ACT_AMAX127. */
 void par_q8_quantise(const float *x, int n, struct spec_q8 *out);
+/* The same by any rule that is known; false for another. */
+bool par_q8_quantise_as(enum fwd_act_rule rule, const float *x, int n, struct spec_q8 *out);
+bool par_q8_knows(enum fwd_act_rule rule);
 /* Reads the tap's bytes (layouts in core/types.h) with the sums as stored (a Q8_32 sum goes into the first half, less
  * the second half's own); *sums_agree: whether they are those of its codes. */
 void par_q8_read(enum fwd_dtype dtype, const uint8_t *block, struct spec_q8 *out, bool *sums_agree);
