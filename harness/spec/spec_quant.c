@@ -14,8 +14,9 @@ size_t par_q8_block_bytes(enum fwd_dtype dtype) {
 
 /* Half to even by hand: the judge must not depend on the rounding mode, nor on the function a kernel uses. */
 static int round_half_even(double v) {
-    double below = floor(v), rest = v - below;
-    int low = (int)below;
+    int low = (int)v; /* towards zero, in every rounding mode */
+    low -= v < low;
+    double rest = v - low;
     if (rest > 0.5 || (rest == 0.5 && (low & 1)))
         return low + 1;
     return low;
