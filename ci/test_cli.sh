@@ -96,6 +96,10 @@ refuse "bad --caps" 2 'caps: got "sse"|avx2' "$parity" run m.gguf --caps sse --t
 refuse "bad --force" 2 'force: got "fast"|op=variant' "$parity" run m.gguf --force fast --tokens 1
 refuse "--force of an unknown variant" 2 '"matmul_q"|"warp"' "$parity" run m.gguf --force matmul_q=warp --tokens 1
 refuse "bad --schedule" 2 '--schedule: got "fast"|prefill' "$parity" run m.gguf --schedule fast --tokens 1
+for which in some sample: sample:0 sample:-1 sample:2x sample:99999999999999999999 last:1; do
+    refuse "bad --judge $which" 2 "--judge: got \"$which\", expected all, last or sample:N" "$parity" run m.gguf --judge $which --tokens 1
+done
+refuse "bad --judge-ref" 2 '--judge-ref: got "24", expected all' "$parity" run m.gguf --judge-ref 24 --tokens 1
 refuse "--quick with --full" 2 '--quick and --full' "$parity" run m.gguf --quick --full --tokens 1
 refuse "two prompts" 2 'one of --prompt' "$parity" run m.gguf -p a --tokens 1
 refuse "empty prompt" 2 'got 0 tokens, expected at least 1' "$parity" run m.gguf -p ''
@@ -176,6 +180,9 @@ refuse "NaN in a bias" 4 'blk.0.attn_q.bias: value 0 is nan' "$parity" run nan.g
 cp m.gguf nan.gguf
 poke nan.gguf "$(tensor blk.0.ffn_up.weight)" 377 177
 expect "NaN as a block's scale" 5 "NONFINITE|NaN on both sides: look at the model's weights" "$parity" run nan.gguf $few
+expect "judged at all, reference at a sample" 0 "1 of 7|positions judged, sample:24|7 of 7|positions judged, all" "$parity" run m.gguf $few
+expect "judged at the last" 0 "7 of 7|positions judged, all|1 of 7|positions judged, last" "$parity" run m.gguf $few --judge last --judge-ref all
+expect "judged at a sample" 0 "2 of 7|positions judged, sample:3" "$parity" run m.gguf $few --judge sample:3
 refuse "capture of another kind" 4 'm.gguf' "$parity" diff m.gguf m.gguf
 refuse "capture that does not exist" 4 'none.parity: cannot be opened' "$parity" diff none.parity none.parity
 rm -f flip.gguf nan.gguf cut.gguf

@@ -11,7 +11,7 @@ enum { MAX_FAULTS = 8 };
 struct run_options {
     struct par_common common;
     const char *ref, *paths, *report_dir, *fault, *hypotheses, *contract;
-    int judge_ref;
+    const char *judge, *judge_ref;
     bool quick, full, json;
 };
 
@@ -28,7 +28,10 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
         {"hypotheses", 0, PAR_OPT_STRING, &o->hypotheses, 0, 0, "DIR", "hypotheses (default contracts/hypotheses)"},
         {"contract", 0, PAR_OPT_STRING, &o->contract, 0, 0, "GLOB",
          "hold contracts against this run, and gate on them"},
-        {"judge-ref", 0, PAR_OPT_INT, &o->judge_ref, 0, 1 << 20, "N", "judge the reference at every N-th position"},
+        {"judge", 0, PAR_OPT_STRING, &o->judge, 0, 0, "WHICH",
+         "candidate positions to judge: all (default), last of the prompt, sample:N through it"},
+        {"judge-ref", 0, PAR_OPT_STRING, &o->judge_ref, 0, 0, "WHICH",
+         "the same of the reference (default sample:24, with --full all)"},
         {"json", 0, PAR_OPT_FLAG, &o->json, 0, 0, NULL, "one JSON object on stdout"},
     };
     enum { N_OWN = sizeof own / sizeof *own };
@@ -124,7 +127,6 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
                                       .depth = o->quick  ? PAR_QUICK
                                                : o->full ? PAR_FULL
                                                          : PAR_DEFAULT,
-                                      .ref_sample_every = o->judge_ref,
                                       .faults = faults,
                                       .hypotheses_dir = o->hypotheses,
                                       .command = command,
@@ -137,6 +139,10 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
         rc = par_find_path(o->paths, &options.cand, &err);
     if (rc == FWD_OK)
         rc = par_common_knobs(&o->common, in->n_ids + o->common.n_decode, &options.knobs, &options.schedule, &err);
+    if (rc == FWD_OK)
+        rc = par_parse_judge("judge", o->judge, &options.judge_every, &err);
+    if (rc == FWD_OK)
+        rc = par_parse_judge("judge-ref", o->judge_ref, &options.judge_ref_every, &err);
     if (rc == FWD_OK)
         rc = parse_faults(o->fault, faults, &options.n_faults, &err);
     if (rc == FWD_OK)

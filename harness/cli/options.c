@@ -3,6 +3,7 @@
 
 #include "fixture/registry.h"
 #include "report/embedded.h"
+#include "run/run.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -21,6 +22,27 @@ static enum fwd_status parse_int(const char *name, const char *text, int min, in
     FWD_FAIL_IF(errno || end == text || *end || v < min || v > max, FWD_EINPUT, err,
                 "--%s: got \"%s\", expected a whole number from %d to %d", name, text, min, max);
     *out = (int)v;
+    return FWD_OK;
+}
+
+enum fwd_status par_parse_judge(const char *option, const char *text, int *every, struct fwd_error *err) {
+    static const char sample[] = "sample:";
+    enum { LARGEST = 1 << 20 };
+    char *end = NULL;
+    long n = 0;
+    *every = 0;
+    if (!text)
+        return FWD_OK;
+    if (!strcmp(text, "all"))
+        n = PAR_JUDGE_ALL;
+    else if (!strcmp(text, "last"))
+        n = PAR_JUDGE_LAST;
+    else if (!strncmp(text, sample, sizeof sample - 1) && text[sizeof sample - 1] >= '0' &&
+             text[sizeof sample - 1] <= '9')
+        n = strtol(text + sizeof sample - 1, &end, 10);
+    FWD_FAIL_IF(n < 1 || (end && (*end || n > LARGEST)), FWD_EINPUT, err,
+                "--%s: got \"%s\", expected all, last or sample:N with N from 1 to %d", option, text, LARGEST);
+    *every = (int)n;
     return FWD_OK;
 }
 

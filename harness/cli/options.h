@@ -51,6 +51,9 @@ enum fwd_status par_resolve_model(const char *model, char *path, size_t n, struc
 /* "1,2,3" or "1 2 3" into *ids (fwd_free), in the order given; option is the name in messages. */
 enum fwd_status par_parse_ids(const char *option, const char *text, int32_t **ids, int *n_ids, struct fwd_error *err);
 
+/* "all", "last" or "sample:N" into what par_run_options calls every; NULL: 0. */
+enum fwd_status par_parse_judge(const char *option, const char *text, int *every, struct fwd_error *err);
+
 /* A model file opened, and the ids that every path gets. */
 struct par_input {
     char path[4096];

@@ -8,12 +8,18 @@
 #include "report/report.h"
 #include "run/drive.h"
 
+#include <limits.h>
+
 /* What a fresh process is to run: the whole sequence, which of its logits to hash, in order. */
 struct par_fresh {
     const int32_t *ids;
     int n_ids, n_prompt;
     const uint8_t *want; /* [n_ids] */
 };
+
+/* Which positions of a side are judged: the prompt's last and every N-th before and after it. By default a candidate is
+ * judged at all; a reference at every 24th, with PAR_FULL at all. */
+enum par_judge_every { PAR_JUDGE_ALL = 1, PAR_JUDGE_REF = 24, PAR_JUDGE_LAST = INT_MAX };
 
 enum par_depth { PAR_QUICK, PAR_DEFAULT, PAR_FULL };
 
@@ -37,7 +43,7 @@ struct par_run_options {
      */
     enum fwd_status (*fresh_hash)(void *ud, const struct par_fresh *what, uint64_t *hash, struct fwd_error *err);
     void *fresh_ud;
-    int ref_sample_every; /* positions of the reference that are judged; 0: a default by depth */
+    int judge_every, judge_ref_every; /* of the candidate, of the reference; 0: the default, see enum par_judge_every */
     struct par_fault *faults;
     int n_faults;
     const char *hypotheses_dir; /* NULL: hypotheses are not evaluated */

@@ -137,7 +137,15 @@ static enum fwd_status make_op_rows(struct par_run *r, const struct par_op_row *
     return FWD_OK;
 }
 
-static void coverage_row(struct par_run *r, const char *path, const char *schedule, struct par_judge *judge) {
+/* As --judge says it: a sample goes through the prompt's last position. */
+static const char *sample_text(const struct par_run *r, int every) {
+    return every == PAR_JUDGE_ALL    ? "all"
+           : every == PAR_JUDGE_LAST ? "last"
+                                     : par_text_printf(r->text, "sample:%d", every);
+}
+
+static void coverage_row(struct par_run *r, const char *path, const char *schedule, int every,
+                         struct par_judge *judge) {
     int n_positions;
     uint64_t n_elements;
     par_judge_coverage(judge, &n_positions, &n_elements);
@@ -146,10 +154,11 @@ static void coverage_row(struct par_run *r, const char *path, const char *schedu
         return;
     if (r->report->n_coverage)
         memcpy(rows, r->report->coverage, (size_t)r->report->n_coverage * sizeof *rows);
-    rows[r->report->n_coverage++] = (struct par_report_coverage){
-        path, schedule,
-        par_text_printf(r->text, "positions judged, all ops (%llu elements)", (unsigned long long)n_elements),
-        n_positions, r->n_ids};
+    rows[r->report->n_coverage++] =
+        (struct par_report_coverage){path, schedule,
+                                     par_text_printf(r->text, "positions judged, %s: %llu elements of all ops",
+                                                     sample_text(r, every), (unsigned long long)n_elements),
+                                     n_positions, r->n_ids};
     r->report->coverage = rows;
 }
 
@@ -206,7 +215,7 @@ static struct fwd_knobs reference_knobs(const struct par_run *r) {
 static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *session, struct tap_work *w,
                                       struct fwd_error *err) {
     const struct par_run_options *o = r->o;
-    int every = o->ref_sample_every ? o->ref_sample_every : o->depth == PAR_FULL ? 1 : 24;
+    int every = o->judge_ref_every ? o->judge_ref_every : o->depth == PAR_FULL ? PAR_JUDGE_ALL : PAR_JUDGE_REF;
     struct par_drive drive = {.path = o->ref, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
     w->keep = true;
     w->evidence_bytes = EVIDENCE_BYTES;
@@ -222,7 +231,7 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
         r->n_accused_ref += accused(&rows[i]);
     }
     par_judge_take_evidence(w->judge, &r->evidence_ref);
-    coverage_row(r, o->ref->name, "one call", w->judge);
+    coverage_row(r, o->ref->name, "one call", every, w->judge);
     return measure_loss(r, session, err);
 }
 
@@ -301,7 +310,8 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     w->what = "candidate, every op judged";
     w->evidence_bytes = EVIDENCE_BYTES;
     FWD_TRY(open_ledger(r, w, session, err));
-    FWD_TRY(judged_pass(w, &drive, 1, 0, r->logits_cand, err));
+    int every = o->judge_every ? o->judge_every : PAR_JUDGE_ALL;
+    FWD_TRY(judged_pass(w, &drive, every, (r->n_prompt - 1) % every, r->logits_cand, err));
     compare_last_tap(r, w->last_tap);
     r->base_hash = fwd_hash64(r->logits_cand, (size_t)r->n_want * (size_t)r->n_vocab * sizeof(float));
     const struct par_op_row *rows;
@@ -320,7 +330,7 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
             r->ops[at].ledger = *ledger;
     }
     par_judge_take_evidence(w->judge, &r->evidence_cand);
-    coverage_row(r, o->cand->name, par_schedule_name(o->schedule), w->judge);
+    coverage_row(r, o->cand->name, par_schedule_name(o->schedule), every, w->judge);
     find_worst(r);
     return FWD_OK;
 }
