@@ -12,7 +12,7 @@
 
 static const char usage[] = "fixture make|cut|list|path ...";
 static const char what[] =
-    "make [--shape NAME] [--seed N] -o FILE          write a model made from a seed\n"
+    "make [--shape NAME] [--seed N] [--unquantised] -o FILE   write a model made from a seed\n"
     "cut MODEL --layers 0,1,27 [--vocab N] -o FILE   write a small model with some layers and tokens of MODEL\n"
     "list                                            what can be made, and the registered models\n"
     "path MODEL                                      the file that MODEL means: a path, or a fetched model's name";
@@ -20,6 +20,7 @@ static const char what[] =
 struct fixture_options {
     const char *shape, *out, *layers;
     int seed, n_vocab, n_threads;
+    bool unquantised;
 };
 
 static void show_progress(void *ud, uint64_t done, uint64_t total) {
@@ -36,6 +37,7 @@ static enum fwd_status run_make(const struct fixture_options *o, struct fwd_erro
     FWD_TRY(fwd_pool_create(&pool, o->n_threads, err));
     struct par_make_args args = {.shape = shape,
                                  .seed = (uint64_t)o->seed,
+                                 .unquantised = o->unquantised,
                                  .path = o->out,
                                  .pool = pool,
                                  .progress = show_progress,
@@ -96,6 +98,8 @@ int cmd_fixture(int argc, char **argv) {
     const struct par_opt opts[] = {
         {"shape", 0, PAR_OPT_STRING, &o.shape, 0, 0, "NAME", "make: the shape (default tiny)"},
         {"seed", 0, PAR_OPT_INT, &o.seed, 0, INT_MAX, "N", "make: the seed (default 1)"},
+        {"unquantised", 0, PAR_OPT_FLAG, &o.unquantised, 0, 0, NULL,
+         "make: its matrices in F32: a file for run --source"},
         {"threads", 0, PAR_OPT_INT, &o.n_threads, 0, 4096, "N", "make: threads (default 0: one per core)"},
         {"layers", 0, PAR_OPT_STRING, &o.layers, 0, 0, "LIST", "cut: the layers to keep, ascending"},
         {"vocab", 0, PAR_OPT_INT, &o.n_vocab, 1, INT_MAX, "N", "cut: keep the first N tokens (default: all)"},

@@ -10,7 +10,7 @@ enum { MAX_FAULTS = 8 };
 
 struct run_options {
     struct par_common common;
-    const char *ref, *paths, *report_dir, *fault, *hypotheses, *contract;
+    const char *ref, *paths, *report_dir, *fault, *hypotheses, *contract, *source, *bound;
     const char *judge, *judge_ref;
     bool quick, full, json;
 };
@@ -32,12 +32,42 @@ static int fill_options(struct run_options *o, struct par_opt *rows) {
          "candidate positions to judge: all (default), last of the prompt, sample:N through it"},
         {"judge-ref", 0, PAR_OPT_STRING, &o->judge_ref, 0, 0, "WHICH",
          "the same of the reference (default sample:24, with --full all)"},
+        {"source", 0, PAR_OPT_STRING, &o->source, 0, 0, "FILE",
+         "the unquantised model, for the ledger's price of the weights"},
+        {"bound", 0, PAR_OPT_STRING, &o->bound, 0, 0, "likely|worst",
+         "bounds that hold with probability 1 - 1e-6 (default), or always"},
         {"json", 0, PAR_OPT_FLAG, &o->json, 0, 0, NULL, "one JSON object on stdout"},
     };
     enum { N_OWN = sizeof own / sizeof *own };
     memcpy(rows, own, sizeof own);
     par_common_opts(&o->common, rows + N_OWN);
     return N_OWN + PAR_COMMON_OPTS;
+}
+
+static enum fwd_status parse_bound(const char *text, enum par_bound_mode *out, struct fwd_error *err) {
+    bool worst = text && !strcmp(text, "worst");
+    FWD_FAIL_IF(text && !worst && strcmp(text, "likely") != 0, FWD_EINPUT, err,
+                "--bound: got \"%.40s\", expected likely or worst", text);
+    *out = worst ? PAR_BOUND_WORST : PAR_BOUND_LIKELY;
+    return FWD_OK;
+}
+
+/* The judge keeps to --caps too. */
+static enum fwd_status parse_judge_caps(const char *text, unsigned *out, struct fwd_error *err) {
+    unsigned mask;
+    if (!text)
+        return FWD_OK;
+    FWD_TRY(fwd_cpu_parse(text, fwd_cpu_detect(), &mask, err));
+    *out = mask ? mask : PAR_CAPS_PLAIN;
+    return FWD_OK;
+}
+
+static enum fwd_status open_source(const char *model, struct fwd_gguf **out, struct fwd_error *err) {
+    char path[4096];
+    if (!model)
+        return FWD_OK;
+    FWD_TRY(par_resolve_model(model, path, sizeof path, err));
+    return fwd_gguf_open(out, path, err);
 }
 
 static void show_progress(void *ud, const char *what, int64_t done, int64_t total) {
@@ -116,6 +146,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     struct par_report report = {0};
     struct par_figures *figures = par_figures_create();
     struct par_contract_set contracts = {0};
+    struct fwd_gguf *source = NULL;
     int32_t *loss = NULL;
     struct par_run_options options = {.file = in->file,
                                       .model_name = o->common.model,
@@ -144,6 +175,13 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (rc == FWD_OK)
         rc = par_parse_judge("judge-ref", o->judge_ref, &options.judge_ref_every, &err);
     if (rc == FWD_OK)
+        rc = parse_bound(o->bound, &options.bound, &err);
+    if (rc == FWD_OK)
+        rc = parse_judge_caps(o->common.caps, &options.judge_caps, &err);
+    if (rc == FWD_OK)
+        rc = open_source(o->source, &source, &err);
+    options.source = source;
+    if (rc == FWD_OK)
         rc = parse_faults(o->fault, faults, &options.n_faults, &err);
     if (rc == FWD_OK)
         rc = par_loss_ids(in, &loss, &options.n_loss_ids, &err);
@@ -163,6 +201,8 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     par_text_free(report.text);
     par_contracts_free(&contracts);
     par_figures_free(figures);
+    if (source)
+        fwd_gguf_close(source);
     fwd_free(loss);
     return code;
 }

@@ -39,6 +39,8 @@ struct par_run_options {
     enum par_depth depth;
     bool with_nocache;             /* the arm schedule_nocache runs at any depth, not only where it is due */
     const struct fwd_gguf *source; /* the unquantised model, for the ledger's weight part; or NULL */
+    enum par_bound_mode bound;
+    unsigned judge_caps; /* as in struct par_eval */
     /* The hash of the candidate's logits (those of par_run, taps off) from a process of its own; NULL: not asked for.
      */
     enum fwd_status (*fresh_hash)(void *ud, const struct par_fresh *what, uint64_t *hash, struct fwd_error *err);

@@ -101,7 +101,9 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
                                         .sample_every = sample_every,
                                         .sample_at = sample_at,
                                         .pool = r->pool,
-                                        .evidence_bytes = w->evidence_bytes};
+                                        .caps = r->o->judge_caps,
+                                        .evidence_bytes = w->evidence_bytes,
+                                        .bound = r->o->bound};
     FWD_TRY(par_judge_open(&w->judge, r->spec, &options, err));
     FWD_TRY(par_judge_seq_begin(w->judge, err));
     FWD_TRY(par_judge_tokens(w->judge, r->ids, w->n_ids, err));

@@ -250,6 +250,11 @@ static void fill_receipt(struct par_run *r) {
                              fwd_cpu_text(fwd_cpu_detect(), caps, sizeof caps), fwd_pool_size(r->pool)));
     add_pair(r, &p->receipt, &p->n_receipt, "build",
              par_text_printf(r->text, "%s, gcc %s", par_build_id(), __VERSION__));
+    add_pair(r, &p->receipt, &p->n_receipt, "bound",
+             r->o->bound == PAR_BOUND_WORST
+                 ? "worst case: no correct element leaves it"
+                 : par_text_printf(r->text, "likely: all of %.2g correct elements stay inside with probability 1 - %g",
+                                   PAR_BOUND_ELEMENTS, PAR_BOUND_DELTA));
     for (int i = 0; i < 8; i++)
         add_pair(r, &p->receipt, &p->n_receipt, par_text_printf(r->text, "seconds: %s", phases[i]),
                  par_text_printf(r->text, "%.2f", r->seconds[i]));

@@ -128,6 +128,33 @@ START_TEST(ledger_adds_up) {
 }
 END_TEST
 
+/* The price of the weights: rounding them to nearest within Q4_K's step of 2 leaves 0.577 of latents whose deviation is
+ * 6.5, so about 0.09 of a product; the 6-bit matrices cost a sixth of that. */
+START_TEST(ledger_prices_the_weights) {
+    char path[80];
+    struct fwd_gguf *source;
+    struct fwd_error err = {0};
+    struct par_make_args args = {.shape = par_shape_at(0), .seed = 1, .unquantised = true, .path = path};
+    (void)snprintf(path, sizeof path, "%s.f32", model_path);
+    ck_assert_msg(par_model_make(&args, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(fwd_gguf_open(&source, path, &err) == FWD_OK, "%s", err.message);
+    struct made_run m = {.depth = PAR_DEFAULT, .source = source};
+    struct outcome o = run_made(&m);
+    ck_assert_double_eq(figure(&o, "ledger.unexplained"), 0);
+    for (int i = 0; i < o.report.n_ops; i++) {
+        const struct par_report_op *op = &o.report.ops[i];
+        double price = par_ledger_share(&op->ledger, op->ledger.weight2);
+        if (op->op == FWD_OP_FFN_UP)
+            ck_assert_msg(price > 0.07 && price < 0.11, "ffn_up %d: %g", op->layer, price);
+        if (op->op == FWD_OP_RESULT_OUTPUT)
+            ck_assert_msg(price > 0.005 && price < 0.03, "result_output: %g", price);
+    }
+    drop(&o);
+    fwd_gguf_close(source);
+    (void)unlink(path);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("trust");
     TCase *tcase = tcase_create("made model");
@@ -138,6 +165,7 @@ int main(void) {
     tcase_add_test(tcase, state_of_a_longer_sequence_is_mistrusted);
     tcase_add_test(tcase, enough_repeats);
     tcase_add_test(tcase, ledger_adds_up);
+    tcase_add_test(tcase, ledger_prices_the_weights);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
