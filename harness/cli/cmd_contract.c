@@ -3,6 +3,7 @@
 #include "cli/cmd.h"
 #include "cli/options.h"
 #include "contract/contract_eval.h"
+#include "contract/vocabulary.h"
 #include "report/sha256.h"
 #include "run/run.h"
 
@@ -71,6 +72,13 @@ static int list(const char *const *words, int n_words) {
     for (int i = 0; i < set.n; i++)
         print_contract(&set.contracts[i]);
     par_contracts_free(&set);
+    return EXIT_OK;
+}
+
+static int figures(void) {
+    const char *name, *meaning;
+    for (int i = 0; par_vocabulary_row(i, &name, &meaning); i++)
+        (void)printf("%-28s %s\n", name, meaning);
     return EXIT_OK;
 }
 
@@ -360,7 +368,7 @@ int cmd_contract(int argc, char **argv) {
         return par_complain(&err);
     if (help) {
         par_options_help(
-            stdout, "contract list [GLOB..] | validate FILE.. | run [GLOB..] MODEL [options]",
+            stdout, "contract list [GLOB..] | validate FILE.. | figures | run [GLOB..] MODEL [options]",
             "Falsification tests as data (default: contracts/*.json). run makes the runs that the tests ask\n"
             "for on MODEL and holds every test against them. Exit: 0 held, 1 diverged, 3 nothing measured,\n"
             "4 a contract or the model is refused.",
@@ -369,9 +377,11 @@ int cmd_contract(int argc, char **argv) {
     }
     if (n_words && !strcmp(words[0], "list"))
         return list(words + 1, n_words - 1);
+    if (n_words && !strcmp(words[0], "figures"))
+        return figures();
     if (n_words && !strcmp(words[0], "validate"))
         return validate(words + 1, n_words - 1);
     if (n_words && !strcmp(words[0], "run"))
         return run(&o, words + 1, n_words - 1);
-    return fail_usage("contract: \"%s\", expected list, validate or run", n_words ? words[0] : "");
+    return fail_usage("contract: \"%s\", expected list, validate, figures or run", n_words ? words[0] : "");
 }

@@ -1,6 +1,8 @@
 /* harness/contract/figures.c: see figures.h. */
 #include "contract/figures.h"
 
+#include "contract/vocabulary.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,6 +117,9 @@ static enum fwd_status check(const struct par_json *doc, const struct cJSON *nod
     if (strlen(text) >= MAX_NAME || !*text)
         return par_json_fail(doc, node, err, "condition: figure name of %zu characters, expected 1 to %d", strlen(text),
                              MAX_NAME - 1);
+    if (!par_vocabulary_has(text))
+        return par_json_fail(doc, node, err, "condition: no figure \"%s\", the nearest is %s (parity contract figures)",
+                             text, par_vocabulary_nearest(text));
     FWD_TRY(par_json_get_text(doc, node, "is", &text, err));
     if (relation_of(text) < 0)
         return par_json_fail(doc, node, err, "condition: \"is\" is \"%s\", expected < <= = != >= or >", text);

@@ -10,6 +10,7 @@
 struct arm {
     const char *id, *hypothesis, *what, *option;
     bool same_bits; /* promised */
+    bool route;     /* the same op by other code: variant, threads, form of the head */
 };
 
 static struct par_report_arm *add_arm(struct par_run *r, const struct arm *arm) {
@@ -49,6 +50,13 @@ static void record(struct par_run *r, const struct arm *arm, const struct par_pa
     set_figure(r, arm->id, "same_bits", row->same_bits);
     if (judged)
         set_figure(r, arm->id, "heals", pass->n_accused == 0);
+    if (judged && arm->route) {
+        double run = 0, heal = 0;
+        (void)par_figures_get(r->figures, "routes.run", &run);
+        (void)par_figures_get(r->figures, "routes.heal", &heal);
+        par_figures_set(r->figures, "routes.run", run + 1);
+        par_figures_set(r->figures, "routes.heal", heal + (pass->n_accused == 0));
+    }
     row->result =
         par_text_printf(r->text, "%s%s",
                         row->same_bits   ? "same bits"
@@ -78,14 +86,15 @@ static enum fwd_status run_arm(struct par_run *r, struct fwd_session *session, c
 }
 
 enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
-    static const struct arm sweep = {"schedule_sweep", "H2", "prompt in chunks of 1, 2, .. 9 and a ragged tail",
-                                     "--schedule sweep", true};
-    static const struct arm step = {"schedule_step", "H2", "prompt one token at a time", "--schedule step", true};
-    static const struct arm whole = {"schedule_prefill", "H2", "prompt in one call", "--schedule prefill --chunk 0",
-                                     true};
-    static const struct arm nocache = {"schedule_nocache", "H2", "every step runs the whole sequence again",
-                                       "--schedule nocache", true};
-    static const struct arm slots = {"slot_reuse", "H2", "after longer sequences in both slots", "", true};
+    static const struct arm sweep = {"schedule_sweep",   "H2", "prompt in chunks of 1, 2, .. 9 and a ragged tail",
+                                     "--schedule sweep", true, false};
+    static const struct arm step = {"schedule_step",   "H2", "prompt one token at a time",
+                                    "--schedule step", true, false};
+    static const struct arm whole = {
+        "schedule_prefill", "H2", "prompt in one call", "--schedule prefill --chunk 0", true, false};
+    static const struct arm nocache = {"schedule_nocache",   "H2", "every step runs the whole sequence again",
+                                       "--schedule nocache", true, false};
+    static const struct arm slots = {"slot_reuse", "H2", "after longer sequences in both slots", "", true, false};
     struct fwd_path_info info;
     r->o->cand->describe(&info);
     if (!info.uses_cache)
@@ -131,11 +140,11 @@ static enum fwd_status reopened_head(struct par_run *r, const struct arm *arm, c
 }
 
 enum fwd_status par_run_arms_reopened(struct par_run *r, struct fwd_error *err) {
-    static const struct arm variant = {"variant", "H4", "the plainer kernels of this CPU", "--caps avx2", true};
-    static const struct arm variant_ref = {"variant_ref", "H4", "the reference kernels", "--caps ref", true};
-    static const struct arm threads = {"threads", "H4", "one thread", "--threads 1", true};
-    struct arm head = {"head", "H4", "the other form of the output head", "--head f32", false};
-    struct arm kv = {"kv", "H2", "the other type of KV cache", "--kv f32", false};
+    static const struct arm variant = {"variant", "H4", "the plainer kernels of this CPU", "--caps avx2", true, true};
+    static const struct arm variant_ref = {"variant_ref", "H4", "the reference kernels", "--caps ref", true, true};
+    static const struct arm threads = {"threads", "H4", "one thread", "--threads 1", true, true};
+    struct arm head = {"head", "H4", "the other form of the output head", "--head f32", false, true};
+    struct arm kv = {"kv", "H2", "the other type of KV cache", "--kv f32", false, false};
     struct fwd_knobs base = par_run_knobs(r), knobs;
     if (r->o->depth == PAR_QUICK && !r->diverged)
         return FWD_OK;

@@ -124,7 +124,7 @@ void par_run_first_page(struct par_run *r) {
     int numberless = count_numberless(p);
     switch (p->verdict) {
     case PAR_HELD:
-        p->answer = r->base_hash && figure(r, "logits.kl_max", 0) > 0
+        p->answer = r->base_hash && figure(r, "kl", 0) > 0
                         ? "noise: every op computes what it declares; the logits differ by the price of the format"
                         : "neither: the same logits";
         break;

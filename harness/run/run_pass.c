@@ -333,6 +333,10 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     }
     par_judge_take_evidence(w->judge, &r->evidence_cand);
     coverage_row(r, o->cand->name, par_schedule_name(o->schedule), every, w->judge);
+    int n_judged;
+    uint64_t n_elements;
+    par_judge_coverage(w->judge, &n_judged, &n_elements);
+    par_figures_set(r->figures, "coverage", (double)n_judged / r->n_ids);
     find_worst(r);
     return FWD_OK;
 }

@@ -19,7 +19,7 @@ static bool accused(const struct par_op_row *row) {
 
 struct tally {
     double accused[PAR_CLASS_COUNT], judged_in[PAR_CLASS_COUNT], total_accused, nonfinite, unmeasured, mistrusted,
-        judged, ratio_max;
+        judged, ratio_max, systematic, ratio_in[PAR_CLASS_COUNT];
 };
 
 static void add_row(struct tally *t, const struct par_op_row *row) {
@@ -31,6 +31,9 @@ static void add_row(struct tally *t, const struct par_op_row *row) {
     t->unmeasured += row->verdict == PAR_UNMEASURED && !row->absent;
     t->mistrusted += row->verdict == PAR_MISTRUSTED;
     t->ratio_max = row->ratio_max > t->ratio_max ? row->ratio_max : t->ratio_max;
+    t->systematic += (double)row->n_systematic;
+    double *ratio = &t->ratio_in[par_class_of(row->op)];
+    *ratio = row->ratio_max > *ratio ? row->ratio_max : *ratio;
 }
 
 static void set_side(struct par_run *r, const char *side, const struct tally *t) {
@@ -38,7 +41,8 @@ static void set_side(struct par_run *r, const char *side, const struct tally *t)
         const char *name;
         double value;
     } rows[] = {{"accused", t->total_accused},     {"nonfinite", t->nonfinite},    {"unmeasured_ops", t->unmeasured},
-                {"mistrusted_ops", t->mistrusted}, {"judged_elements", t->judged}, {"residue_max", t->ratio_max}};
+                {"mistrusted_ops", t->mistrusted}, {"judged_elements", t->judged}, {"residue_max", t->ratio_max},
+                {"systematic", t->systematic}};
     char name[96];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         (void)snprintf(name, sizeof name, "%s.%s", side, rows[i].name);
@@ -49,6 +53,10 @@ static void set_side(struct par_run *r, const char *side, const struct tally *t)
         par_figures_set(r->figures, name, t->accused[c]);
         (void)snprintf(name, sizeof name, "%s.judged.%s", side, par_class_name((enum par_op_class)c));
         par_figures_set(r->figures, name, t->judged_in[c]);
+        if (t->judged_in[c] > 0) {
+            (void)snprintf(name, sizeof name, "%s.residue_max.%s", side, par_class_name((enum par_op_class)c));
+            par_figures_set(r->figures, name, t->ratio_in[c]);
+        }
     }
 }
 
@@ -115,7 +123,7 @@ static void figure_logits(struct par_run *r) {
     if (!rows)
         return;
     double flips = 0, uncertified = 0, beyond = 0, nonfinite = 0, kl = 0, first_equal = NAN, first_held = NAN;
-    double distance_share = 0, gap_share = 0;
+    double distance_share = 0, gap_share = 0, equal_or_certified = 0, spread = 0;
     for (int i = 0; i < r->n_want; i++) {
         judge_position(r, i, &rows[i]);
         bool flip = rows[i].m.top_ref != rows[i].m.top_got, bad = rows[i].verdict == PAR_DIVERGED;
@@ -126,6 +134,8 @@ static void figure_logits(struct par_run *r) {
         kl = rows[i].m.kl > kl ? rows[i].m.kl : kl;
         distance_share = fmax(distance_share, rows[i].distance / rows[i].spread_distance);
         gap_share = fmax(gap_share, rows[i].m.gap_in_ref / rows[i].spread);
+        spread = fmax(spread, rows[i].spread_distance);
+        equal_or_certified += !flip || rows[i].verdict == PAR_HELD;
         if (rows[i].pos == r->n_prompt - 1) {
             first_equal = !flip;
             first_held = rows[i].verdict == PAR_HELD;
@@ -138,7 +148,11 @@ static void figure_logits(struct par_run *r) {
     par_figures_set(r->figures, "logits.flips_uncertified", uncertified);
     par_figures_set(r->figures, "logits.beyond_spread", beyond);
     par_figures_set(r->figures, "logits.nonfinite", nonfinite);
-    par_figures_set(r->figures, "logits.kl_max", kl);
+    par_figures_set(r->figures, "kl", kl);
+    if (r->n_spread) {
+        par_figures_set(r->figures, "explained_spread", spread);
+        par_figures_set(r->figures, "top1_equal_or_certified", equal_or_certified / r->n_want);
+    }
     par_figures_set(r->figures, "logits.distance_of_spread", distance_share);
     par_figures_set(r->figures, "logits.gap_of_spread", gap_share);
     par_figures_set(r->figures, "first_token.equal", first_equal);
@@ -157,7 +171,7 @@ static void figure_ledger(struct par_run *r) {
         par_figures_set(r->figures, "ledger.weights", par_ledger_share(&all, all.weight2));
     par_figures_set(r->figures, "ledger.activation", par_ledger_share(&all, all.activation2));
     par_figures_set(r->figures, "ledger.rounding", par_ledger_share(&all, all.rounding2));
-    par_figures_set(r->figures, "ledger.unexplained", par_ledger_share(&all, all.unexplained2));
+    par_figures_set(r->figures, "unexplained", par_ledger_share(&all, all.unexplained2));
     par_figures_set(r->figures, "ledger.gap_max", all.gap_max);
 }
 
@@ -169,6 +183,13 @@ void par_run_figures(struct par_run *r) {
     }
     set_side(r, "ref", &ref);
     set_side(r, "cand", &cand);
+    if (ref.judged + cand.judged > 0)
+        par_figures_set(r->figures, "residue_max", fmax(ref.ratio_max, cand.ratio_max));
+    for (int c = 0; c < PAR_CLASS_COUNT; c++) {
+        char name[96];
+        (void)snprintf(name, sizeof name, "accused.%s", par_class_name((enum par_op_class)c));
+        par_figures_set(r->figures, name, ref.accused[c] + cand.accused[c]);
+    }
     figure_ledger(r);
     if (!r->report->logits)
         figure_logits(r);

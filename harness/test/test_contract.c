@@ -20,7 +20,7 @@ static const char base[] = "{\"metadata\": {\"version\": \"1.2.3\", \"descriptio
                            "  {\"type\": \"frame\", \"property\": \"p2\"}],\n"
                            "\"falsification_tests\": [\n"
                            "  {\"id\": \"FALSIFY-T-001\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
-                           "   \"if_fails\": \"i\", \"check\": {\"figure\": \"a\", \"is\": \">\", \"value\": 1},\n"
+                           "   \"if_fails\": \"i\", \"check\": {\"figure\": \"repeats\", \"is\": \">\", \"value\": 1},\n"
                            "   \"measure\": {\"decode\": 5}},\n"
                            "  {\"id\": \"FALSIFY-T-002\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
                            "   \"if_fails\": \"i\"}],\n"
@@ -62,8 +62,10 @@ static const struct {
     {"{\"e\": {\"formula\": \"x\"}}", "{}", 1, "0 equations"},
     {"{\"total_obligations\": 2}", "{\"total_obligations\": 3}", 15, "\"total_obligations\" is 3, the file has 2"},
     {"\"value\": 1}", "\"value\": 1, \"or\": 2}", 9, "unknown key \"or\""},
+    {"\"repeats\"", "\"repaets\"", 9, "no figure \"repaets\", the nearest is repeats"},
+    {"\"repeats\"", "\"cand.accused.norms\"", 9, "no figure \"cand.accused.norms\""},
     {"\"is\": \">\"", "\"is\": \"~\"", 9, "\"is\" is \"~\""},
-    {"\"check\": {\"figure\": \"a\", \"is\": \">\", \"value\": 1},\n", "\n", 8, "\"measure\" without \"check\""},
+    {"\"check\": {\"figure\": \"repeats\", \"is\": \">\", \"value\": 1},\n", "\n", 8, "\"measure\" without \"check\""},
     {"{\"decode\": 5}", "{\"decode\": -1}", 10, "\"decode\" is not what it should be"},
     {"{\"decode\": 5}", "{\"model_sha256\": \"ab\"}", 10, "64 lower-case hexadecimal digits"},
     {"{\"decode\": 5}", "{\"prompt\": \"x\"}", 10, "\"prompt\" without \"ids\""},
@@ -257,6 +259,54 @@ static const struct {
     {"FALSIFY-RUN-TRACE-005", "weights.audited", 75, 0},
     {"FALSIFY-RUN-TRACE-005", "weights.differ", 0, 1},
     {"FALSIFY-RUN-TRACE-005", "neutral", 1, 0},
+    {"FALSIFY-OP-BOUNDS-001", "cand.judged_elements", 9, 0},
+    {"FALSIFY-OP-BOUNDS-001", "ref.judged_elements", 9, 0},
+    {"FALSIFY-OP-BOUNDS-001", "residue_max", 0.5, 1.5},
+    {"FALSIFY-OP-BOUNDS-001", "cand.accused", 0, 1},
+    {"FALSIFY-OP-BOUNDS-001", "ref.accused", 0, 1},
+    {"FALSIFY-OP-BOUNDS-002", "cand.judged.embed", 9, 0},
+    {"FALSIFY-OP-BOUNDS-002", "ref.judged.embed", 9, 0},
+    {"FALSIFY-OP-BOUNDS-002", "cand.residue_max.embed", 0, 1},
+    {"FALSIFY-OP-BOUNDS-002", "ref.residue_max.embed", 0, 1},
+    {"FALSIFY-OP-BOUNDS-003", "positions.prompt", 64, 63},
+    {"FALSIFY-OP-BOUNDS-003", "positions.decode", 1, 0},
+    {"FALSIFY-OP-BOUNDS-003", "coverage", 1, 0},
+    {"FALSIFY-OP-BOUNDS-004", "neutral", 1, 0},
+    {"FALSIFY-OP-BOUNDS-004", "logits.behind_tap", 0, 1},
+    {"FALSIFY-OP-BOUNDS-004", "variants.recorded", 9, 0},
+    {"FALSIFY-OP-BOUNDS-004", "weights.differ", 0, 1},
+    {"FALSIFY-OP-BOUNDS-005", "cand.unmeasured_ops", 0, 1},
+    {"FALSIFY-OP-BOUNDS-005", "ref.unmeasured_ops", 0, 1},
+    {"FALSIFY-OP-BOUNDS-005", "cand.mistrusted_ops", 0, 1},
+    {"FALSIFY-OP-BOUNDS-005", "ref.mistrusted_ops", 0, 1},
+    {"FALSIFY-KV-001", "cand.judged.kv", 9, 0},
+    {"FALSIFY-KV-001", "cand.accused.kv", 0, 1},
+    {"FALSIFY-KV-001", "cand.residue_max.kv", 0, 1},
+    {"FALSIFY-KV-002", "arm.schedule_sweep.same_bits", 1, 0},
+    {"FALSIFY-KV-003", "arm.schedule_nocache.same_bits", 1, 0},
+    {"FALSIFY-KV-004", "arm.slot_reuse.same_bits", 1, 0},
+    {"FALSIFY-ACT-QUANT-001", "cand.judged.act_quant", 9, 0},
+    {"FALSIFY-ACT-QUANT-001", "cand.residue_max.act_quant", 0, 1},
+    {"FALSIFY-ACT-QUANT-001", "cand.accused.act_quant", 0, 1},
+    {"FALSIFY-ACT-QUANT-002", "ledger.elements", 9, 0},
+    {"FALSIFY-ACT-QUANT-002", "unexplained", 0, 1},
+    {"FALSIFY-ACT-QUANT-002", "ledger.gap_max", 1e-13, 1e-11},
+    {"FALSIFY-ACT-QUANT-003", "ledger.activation", 9, 0},
+    {"FALSIFY-ACT-QUANT-003", "ledger.rounding", 1e-06, 0.0001},
+    {"FALSIFY-ROPE-001", "cand.judged.rope", 9, 0},
+    {"FALSIFY-ROPE-001", "ref.judged.rope", 9, 0},
+    {"FALSIFY-ROPE-001", "cand.accused.rope", 0, 1},
+    {"FALSIFY-ROPE-001", "ref.accused.rope", 0, 1},
+    {"FALSIFY-ROPE-001", "cand.residue_max.rope", 0.5, 1.5},
+    {"FALSIFY-ROPE-002", "positions.prompt", 64, 63},
+    {"FALSIFY-ROPE-002", "positions.decode", 1, 0},
+    {"FALSIFY-ROPE-002", "coverage", 1, 0},
+    {"FALSIFY-ROPE-003", "config.differs", 0, 1},
+    {"FALSIFY-DETERMINISM-001", "neutral", 1, 0},
+    {"FALSIFY-DETERMINISM-002", "repeats", 5, 4},
+    {"FALSIFY-DETERMINISM-002", "deterministic", 1, 0},
+    {"FALSIFY-DETERMINISM-003", "fresh_process", 1, 0},
+    {"FALSIFY-DETERMINISM-004", "arm.threads.same_bits", 1, 0},
 };
 enum { N_FIGURES = sizeof figures_of / sizeof *figures_of };
 
@@ -530,12 +580,13 @@ static enum par_truth truth_of(const char *format, const int *truths) {
     struct par_json *doc;
     struct fwd_error err = {0};
     struct par_figures *f = par_figures_create();
-    static const char *const names[] = {"a", "b", "c"};
+    static const char *const names[] = {"kl", "repeats", "neutral"};
     for (int i = 0; i < 3; i++)
         if (truths[i] != PAR_UNKNOWN)
             par_figures_set(f, names[i], truths[i] == PAR_TRUE);
-    (void)snprintf(text, sizeof text, format, "{\"figure\":\"a\",\"is\":\"=\",\"value\":1}",
-                   "{\"figure\":\"b\",\"is\":\">\",\"value\":0}", "{\"figure\":\"c\",\"is\":\">=\",\"value\":1}");
+    (void)snprintf(text, sizeof text, format, "{\"figure\":\"kl\",\"is\":\"=\",\"value\":1}",
+                   "{\"figure\":\"repeats\",\"is\":\">\",\"value\":0}",
+                   "{\"figure\":\"neutral\",\"is\":\">=\",\"value\":1}");
     ck_assert_msg(par_json_parse(&doc, text, strlen(text), "c", &err) == FWD_OK, "%s", err.message);
     ck_assert_msg(par_condition_check(doc, par_json_root(doc), &err) == FWD_OK, "%s", err.message);
     enum par_truth t = par_condition_eval(par_json_root(doc), f, why, sizeof why);

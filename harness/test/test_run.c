@@ -1,5 +1,6 @@
 /* The whole run on the made model: clean it is HELD, and each planted bug is DIVERGED with its op, layer and hypothesis
  * named. What the user sees from the program is tested in test_cli.sh; this is the library underneath. */
+#include "contract/vocabulary.h"
 #include "test/made_run.h"
 
 /* Ids in no order that a language makes: a model that has learnt anything finds them worse than a guess. */
@@ -34,6 +35,25 @@ START_TEST(clean_run_is_held) {
 END_TEST
 
 /* A quick run flips no variant, thread count or head form: H4 must not be called falsified by it. */
+/* What a run measures can be named in a contract, whatever was wrong with it. */
+START_TEST(every_figure_has_a_name) {
+    static const char *const faults[] = {NULL, "rope-pairing", "q4k-min-dropped", "kv-row-stale", "eps-other-model"};
+    for (size_t k = 0; k < sizeof faults / sizeof *faults; k++) {
+        struct outcome o = run_with(faults[k], FWD_HEAD_QUANT, PAR_DEFAULT);
+        const char *name;
+        double value;
+        int n = 0;
+        for (; par_figures_at(o.figures, n, &name, &value); n++)
+            ck_assert_msg(par_vocabulary_has(name), "figure %s is not in the vocabulary", name);
+        ck_assert_int_gt(n, 60);
+        drop(&o);
+    }
+    ck_assert(!par_vocabulary_has("cand.accused.nothing"));
+    ck_assert(!par_vocabulary_has("cand.accused."));
+    ck_assert(!par_vocabulary_has("repeat"));
+}
+END_TEST
+
 START_TEST(routes_that_did_not_run_leave_h4_untested) {
     struct outcome o = run_with(NULL, FWD_HEAD_QUANT, PAR_QUICK);
     ck_assert_msg(o.report.verdict == PAR_HELD, "%s: %s; %s; distance %.3g and gap %.3g of the spread",
@@ -127,6 +147,7 @@ int main(void) {
     tcase_set_timeout(tcase, 300);
     tcase_add_unchecked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, clean_run_is_held);
+    tcase_add_test(tcase, every_figure_has_a_name);
     tcase_add_test(tcase, routes_that_did_not_run_leave_h4_untested);
     tcase_add_test(tcase, reference_with_an_implausible_loss_is_mistrusted);
     tcase_add_loop_test(tcase, each_fault_is_named, 0, sizeof expected / sizeof *expected);

@@ -111,7 +111,7 @@ END_TEST
 START_TEST(ledger_adds_up) {
     struct outcome clean = run_with(NULL, FWD_HEAD_QUANT, PAR_DEFAULT);
     ck_assert_double_gt(figure(&clean, "ledger.elements"), 10000);
-    ck_assert_double_eq(figure(&clean, "ledger.unexplained"), 0);
+    ck_assert_double_eq(figure(&clean, "unexplained"), 0);
     ck_assert_double_gt(figure(&clean, "ledger.activation"), 1e-4);
     ck_assert_double_gt(figure(&clean, "ledger.rounding"), 1e-9);
     ck_assert_double_lt(figure(&clean, "ledger.rounding"), 1e-5);
@@ -140,7 +140,7 @@ START_TEST(ledger_prices_the_weights) {
     ck_assert_msg(fwd_gguf_open(&source, path, &err) == FWD_OK, "%s", err.message);
     struct made_run m = {.depth = PAR_DEFAULT, .source = source};
     struct outcome o = run_made(&m);
-    ck_assert_double_eq(figure(&o, "ledger.unexplained"), 0);
+    ck_assert_double_eq(figure(&o, "unexplained"), 0);
     for (int i = 0; i < o.report.n_ops; i++) {
         const struct par_report_op *op = &o.report.ops[i];
         double price = par_ledger_share(&op->ledger, op->ledger.weight2);
