@@ -87,6 +87,11 @@ enum fwd_status par_capture_open(struct par_capture **out, const char *path, str
 /* The same from memory, which must outlive it. name: used in messages. */
 enum fwd_status par_capture_open_bytes(struct par_capture **out, const uint8_t *data, size_t n_bytes, const char *name,
                                        struct fwd_error *err);
+/* The same container with another schema than a capture's (localise/case.h); it must be what the file says. */
+enum fwd_status par_container_open_bytes(struct par_capture **out, const uint8_t *data, size_t n_bytes,
+                                         const char *name, const char *schema, struct fwd_error *err);
+enum fwd_status par_container_open(struct par_capture **out, const char *path, const char *schema,
+                                   struct fwd_error *err);
 void par_capture_close(struct par_capture *c);
 const char *par_capture_name(const struct par_capture *c);
 const char *par_capture_fact(const struct par_capture *c, const char *key); /* NULL: not said */

@@ -109,9 +109,16 @@ static enum fwd_status open_frames(struct par_capture *c, struct fwd_error *err)
                     "%s: tensor %s has %llu bytes, its frame %u", c->name, t->name,
                     (unsigned long long)(t->end - t->begin), (unsigned)c->frames[i + 1].n_plain);
     }
+    return FWD_OK;
+}
+
+/* A plain safetensors file need not be one of ours to be read as a capture. */
+static enum fwd_status check_schema(const struct par_capture *c, const char *expected, struct fwd_error *err) {
     const char *schema = par_capture_fact(c, PAR_FACT_SCHEMA);
-    FWD_FAIL_IF(!schema || strcmp(schema, PAR_CAPTURE_SCHEMA) != 0, FWD_EVERSION, err, "%s: schema %.60s, expected %s",
-                c->name, schema ? schema : "is missing", PAR_CAPTURE_SCHEMA);
+    if (!c->frames && !strcmp(expected, PAR_CAPTURE_SCHEMA))
+        return FWD_OK;
+    FWD_FAIL_IF(!schema || strcmp(schema, expected) != 0, FWD_EVERSION, err, "%s: schema %.60s, expected %s", c->name,
+                schema ? schema : "is missing", expected);
     return FWD_OK;
 }
 
@@ -143,7 +150,7 @@ static enum fwd_status index_tensors(struct par_capture *c, struct fwd_error *er
     return FWD_OK;
 }
 
-static enum fwd_status open_all(struct par_capture *c, struct fwd_error *err) {
+static enum fwd_status open_all(struct par_capture *c, const char *schema, struct fwd_error *err) {
     uint32_t magic = 0;
     for (size_t i = 0; i < 4 && i < c->n_bytes; i++)
         magic |= (uint32_t)c->data[i] << 8 * i;
@@ -151,18 +158,19 @@ static enum fwd_status open_all(struct par_capture *c, struct fwd_error *err) {
         FWD_TRY(open_frames(c, err));
     else
         FWD_TRY(parse_header(c, c->data, c->n_bytes, 0, err));
+    FWD_TRY(check_schema(c, schema, err));
     return index_tensors(c, err);
 }
 
-enum fwd_status par_capture_open_bytes(struct par_capture **out, const uint8_t *data, size_t n_bytes, const char *name,
-                                       struct fwd_error *err) {
+enum fwd_status par_container_open_bytes(struct par_capture **out, const uint8_t *data, size_t n_bytes,
+                                         const char *name, const char *schema, struct fwd_error *err) {
     struct par_capture *c = fwd_calloc(1, sizeof *c);
     FWD_FAIL_IF(!c, FWD_ENOMEM, err, "%s: no memory for a capture", name);
     c->name = fwd_strdup(name);
     c->data = data;
     c->n_bytes = n_bytes;
     enum fwd_status rc =
-        c->name ? open_all(c, err) : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "%s: no memory", name);
+        c->name ? open_all(c, schema, err) : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "%s: no memory", name);
     if (rc != FWD_OK) {
         par_capture_close(c);
         return rc;
@@ -171,7 +179,17 @@ enum fwd_status par_capture_open_bytes(struct par_capture **out, const uint8_t *
     return FWD_OK;
 }
 
+enum fwd_status par_capture_open_bytes(struct par_capture **out, const uint8_t *data, size_t n_bytes, const char *name,
+                                       struct fwd_error *err) {
+    return par_container_open_bytes(out, data, n_bytes, name, PAR_CAPTURE_SCHEMA, err);
+}
+
 enum fwd_status par_capture_open(struct par_capture **out, const char *path, struct fwd_error *err) {
+    return par_container_open(out, path, PAR_CAPTURE_SCHEMA, err);
+}
+
+enum fwd_status par_container_open(struct par_capture **out, const char *path, const char *schema,
+                                   struct fwd_error *err) {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     FWD_FAIL_IF(fd < 0, errno == ENOENT ? FWD_ENOTFOUND : FWD_EIO, err, "%s: cannot be opened: %s", path,
@@ -180,9 +198,9 @@ enum fwd_status par_capture_open(struct par_capture **out, const char *path, str
     void *map = usable ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
     int e = errno;
     (void)close(fd);
-    FWD_FAIL_IF(!usable, FWD_ECORRUPT, err, "%s: no regular file, or an empty one; expected a capture", path);
+    FWD_FAIL_IF(!usable, FWD_ECORRUPT, err, "%s: no regular file, or an empty one; expected %s", path, schema);
     FWD_FAIL_IF(map == MAP_FAILED, FWD_EIO, err, "%s: cannot be mapped: %s", path, strerror(e));
-    enum fwd_status rc = par_capture_open_bytes(out, map, (size_t)st.st_size, path, err);
+    enum fwd_status rc = par_container_open_bytes(out, map, (size_t)st.st_size, path, schema, err);
     if (rc != FWD_OK)
         (void)munmap(map, (size_t)st.st_size);
     else
