@@ -79,7 +79,7 @@ $(B)/%.o: %.c Makefile
 	$(Q)$(CC) $(CFLAGS) $(call suffix_isa,$<) $(cflags_$(notdir $<)) -MMD -MP -c $< -o $@
 
 # Data files that the program carries, as C arrays of bytes.
-embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt
+embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt fixtures/prompts/selftest.txt
 $(B)/gen/embedded.c: $(embedded) $(B)/gen/build_id ci/embed.sh Makefile
 	@mkdir -p $(@D)
 	$(Q)sh ci/embed.sh $(B)/gen/build_id $(embedded) > $@

@@ -11,6 +11,7 @@ int cmd_inspect(int argc, char **argv);
 int cmd_paths(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
 int cmd_run(int argc, char **argv);
+int cmd_selftest(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 

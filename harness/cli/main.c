@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"replay", cmd_replay, "a recorded failure again, on its path or any other"},
     {"tokenize", cmd_tokenize, "the token ids of a text, as every path gets them"},
     {"generate", cmd_generate, "greedy text from one path, by the schedule that a judged run uses"},
+    {"selftest", cmd_selftest, "plant faults, run clean: how many are found, named, explained, and false alarms"},
     {"bench", cmd_bench, "tokens per second of a path, against the machine's measured limits"},
     {"fixture", cmd_fixture, "make a model from a seed, cut one down, list and find registered ones"},
     {"contract", cmd_contract, "falsification tests as data: list, validate, or run them on a model"},
