@@ -460,12 +460,18 @@ static enum fwd_status explain_rows(struct rows *r, const char *where, struct pa
     return FWD_OK;
 }
 
+/* Root mean square of clean residuals as a share of their bounds; few clean elements hardly move it from a guess. */
+static double typical_noise(const struct survey *s) {
+    const double guess = 0.1, weight = 8;
+    return sqrt((s->clean_square + weight * guess * guess) / ((double)s->n_clean + weight));
+}
+
 static enum fwd_status find_blocks(struct survey *s, const char *where, struct par_pattern *out,
                                    struct fwd_error *err) {
     struct rows r = {.s = s,
                      .weight = par_spec_weight(s->m, s->item->op, s->item->layer),
                      .bias = par_spec_bias(s->m, s->item->op, s->item->layer),
-                     .noise = s->n_clean ? sqrt(s->clean_square / (double)s->n_clean) : 0.25};
+                     .noise = typical_noise(s)};
     out->block_values = par_fit_block_values(r.weight);
     if (out->block_values == 0)
         return FWD_OK;

@@ -296,6 +296,27 @@ START_TEST(noise_names_nothing) {
 }
 END_TEST
 
+/* Noise of a size that a single weight could have, at one position: some weight fits by accident now and then, where
+ * bits can be compared as where they cannot, and the localiser knows how often to expect that. */
+static float noise_ulps;
+static void small_noise(const struct fwd_view *v) {
+    float *x = (float *)v->data + noisy_rows;
+    *x += *x * 0x1p-24f * noise_ulps * (1 + (float)(noise() % 4000) / 200) * (noise() % 2 ? 1.0f : -1.0f);
+}
+
+START_TEST(small_noise_rarely_fits) {
+    int n_accused = 0, n_named = 0;
+    noise_ulps = _i ? 2000 : 200;
+    for (noisy_rows = 0; noisy_rows < 200; noisy_rows++) {
+        struct par_pattern p;
+        localise(_i ? "f32" : "q4k-cpu", 1, FWD_OP_FFN_OUT, 1, small_noise, &p);
+        n_accused += p.n_accused > 0;
+        n_named += p.n_blocks > 0;
+    }
+    ck_assert_msg(n_accused >= 150 && 12 * n_named <= n_accused, "%d accused, %d named", n_accused, n_named);
+}
+END_TEST
+
 /* ---- weights changed -----------------------------------------------------------------------------------------------
  */
 /* Adds or takes one from the code of weight k (a nibble: Q4_K) and returns which. */
@@ -442,6 +463,7 @@ static Suite *make_suite(void) {
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, outputs, 0, (int)(sizeof tampered / sizeof *tampered));
     tcase_add_loop_test(t, noise_names_nothing, 0, LAYERS);
+    tcase_add_loop_test(t, small_noise_rarely_fits, 0, 2);
     tcase_add_loop_test(t, one_weight, 0, 6);
     tcase_add_loop_test(t, one_block, 0, N_EDITS);
     tcase_add_loop_test(t, tail_of_k, 0, 2);
