@@ -1,0 +1,2 @@
+#include "localise/sig.h"
+const struct signature par_sig_terms[] = {{0}};
