@@ -29,7 +29,8 @@ double par_add_again(const double *a, const double *b, int64_t n, enum fwd_accum
 
 /* Whether `got` may be systematic rounding of `exact`, given results made again in n orders (of which the only one is
  * the declared one, or none is). slack: what may come on top that was not made again. If so, *expected and *bound are
- * what it is to be judged against instead. 4 ulp of `store` are allowed about the declared order's result. */
+ * what it is to be judged against instead. 4 ulp of `store` are allowed about the declared order's result, and at least
+ * half of the error must be the order's doing: a few ulp of anything else are no matter of order. */
 bool par_second_look(const double *again, int n, bool is_declared, enum fwd_dtype store, double slack, double exact,
                      double got, double *expected, double *bound);
 
