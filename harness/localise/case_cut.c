@@ -264,10 +264,11 @@ static void list_faults(const struct cutter *k) {
     for (int i = 0; i < k->x->n_faults; i++) {
         struct par_fault f = k->x->faults[i];
         char text[160];
-        if (!par_fault_in(&f, k->x->role) ||
-            (f.layer >= 0 && (f.layer < k->first_layer || f.layer >= k->first_layer + k->n_layer)))
+        bool everywhere = f.row->hook != NULL; /* the configuration is of no layer */
+        bool inside = f.layer >= k->first_layer && f.layer < k->first_layer + k->n_layer;
+        if (!par_fault_in(&f, k->x->role) || !(everywhere || inside || f.layer < 0))
             continue;
-        f.layer = f.layer >= 0 ? f.layer - k->first_layer : -1;
+        f.layer = inside ? f.layer - k->first_layer : -1;
         (void)par_fault_describe(&f, text, sizeof text);
         if (used + strlen(text) + 2 < sizeof c->faults)
             used += (size_t)snprintf(c->faults + used, sizeof c->faults - used, "%s%s", used ? "," : "", text);

@@ -92,7 +92,7 @@ struct shrink {
     struct fwd_error *err;
 };
 
-static double now(void) {
+static double seconds(void) {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -181,22 +181,27 @@ static int count_units(const struct shrink *s) {
 }
 
 /* ---- a probe ---------------------------------------------------------------------------------------------------- */
-static bool still_fails(const struct shrink *s, const struct par_case_element *was, const struct par_case_element *is) {
-    double ratio = par_case_ratio(is), off = was->got - was->expected, off_now = is->got - is->expected;
-    if (!(ratio > 1) || !(ratio >= fmin(0.9 * s->ratio, 2)))
+bool par_case_still_fails(const struct par_case_element *was, const struct par_case_element *now, double ratio,
+                          bool side) {
+    double is = par_case_ratio(now), off = was->got - was->expected, off_now = now->got - now->expected;
+    if (!(is > 1) || !(is >= fmin(0.9 * ratio, 2)))
         return false;
-    if (fabs(was->expected) > was->bound && !(fabs(is->expected) > is->bound))
+    if (fabs(was->expected) > was->bound && !(fabs(now->expected) > now->bound))
         return false; /* with nothing left to compute any value would do */
     if (!isfinite(off) || !isfinite(off_now))
-        return isfinite(was->got) == isfinite(is->got) && isfinite(was->expected) == isfinite(is->expected);
-    return signbit(off) == signbit(off_now);
+        return isfinite(was->got) == isfinite(now->got) && isfinite(was->expected) == isfinite(now->expected);
+    return !side || signbit(off) == signbit(off_now);
+}
+
+static bool still_fails(const struct shrink *s, const struct par_replay *r) {
+    return r->n_over > 0 && par_case_still_fails(&s->c->elements[0], &r->elements[0], s->ratio, true);
 }
 
 static bool probe(void *ud, const uint8_t *keep) {
     struct shrink *s = ud;
     struct par_case c;
     struct par_replay r;
-    if (s->rc != FWD_OK || s->n_probes >= s->o->max_probes || now() > s->end)
+    if (s->rc != FWD_OK || s->n_probes >= s->o->max_probes || seconds() > s->end)
         return false;
     s->n_probes++;
     s->rc = par_case_copy(&c, s->c, s->err);
@@ -207,7 +212,7 @@ static bool probe(void *ud, const uint8_t *keep) {
     enum fwd_status rc = par_case_replay(&c, &s->replay, &r, &why);
     if (rc == FWD_ENOMEM)
         s->rc = fwd_fail(s->err, rc, __FILE__, __LINE__, "%s", why.message);
-    bool fails = rc == FWD_OK && r.n_over > 0 && still_fails(s, &s->c->elements[0], &r.elements[0]);
+    bool fails = rc == FWD_OK && still_fails(s, &r);
     par_case_free(&c);
     return fails;
 }
@@ -222,7 +227,7 @@ static void accept(struct shrink *s, const uint8_t *keep) {
         return;
     apply(s, &c, keep);
     s->rc = par_case_replay(&c, &s->replay, &r, s->err);
-    if (s->rc == FWD_OK && r.n_over > 0 && still_fails(s, &s->c->elements[0], &r.elements[0])) {
+    if (s->rc == FWD_OK && still_fails(s, &r)) {
         c.elements[0] = r.elements[0];
         par_case_free(s->c);
         *s->c = c;
@@ -266,7 +271,7 @@ enum fwd_status par_case_shrink(struct par_case *c, const struct par_shrink_opti
                        .o = options,
                        .replay = {.pool = options->pool},
                        .ratio = par_case_ratio(&c->elements[0]),
-                       .end = now() + options->max_seconds,
+                       .end = seconds() + options->max_seconds,
                        .err = err ? err : &own};
     FWD_TRY(par_case_model_open(&m, c, err));
     s.block = par_case_block_columns(c, &m);

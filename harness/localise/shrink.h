@@ -11,14 +11,19 @@
 typedef bool par_ddmin_fn(void *ud, const uint8_t *keep);
 enum fwd_status par_ddmin(int n, uint8_t *keep, par_ddmin_fn *fails, void *ud, struct fwd_error *err);
 
+/* Does the element still fail? Outside its bound by at least 0.9 of `ratio` or twice the bound, on the side on which it
+ * was (side: on either), and with something left to compute: a value above its own bound where there was one. */
+bool par_case_still_fails(const struct par_case_element *was, const struct par_case_element *now, double ratio,
+                          bool side);
+
 struct par_shrink_options {
     struct fwd_pool *pool;
     int max_probes;
     double max_seconds;
 };
 /* Takes from c what it can: weight rows, input rows, and blocks of columns (in the inputs and the weights alike). A
- * probe is accepted when the recorded element is outside its bound on the same side, by at least 0.9 of its ratio or
- * twice the bound; its new values are then the recorded ones. *n_probes: replays made. */
+ * probe is accepted when the recorded element still fails on the same side; its new values are then the recorded ones.
+ * *n_probes: replays made. */
 enum fwd_status par_case_shrink(struct par_case *c, const struct par_shrink_options *options, int *n_probes,
                                 struct fwd_error *err);
 /* Columns that are zeroed together: a block of the op's number formats, or a head. */
