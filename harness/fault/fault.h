@@ -38,7 +38,7 @@ enum par_fault_need {
     PAR_NEED_BELOW = 1 << 9,       /* layer 1 or higher */
     PAR_NEED_LONG = 1 << 10,       /* positions from 64 on */
     PAR_NEED_FEW = 1 << 11,        /* a schedule with calls of 2 to 8 positions (--chunk 5) */
-    PAR_NEED_SAME_KV = 1 << 12,    /* attn_k and attn_v (or gate and up) of one type and shape */
+    PAR_NEED_TWIN = 1 << 12,       /* attn_k and attn_v (or gate and up) of one type and shape */
     PAR_NEED_LUCK = 1 << 13        /* acts only on values that data rarely has (ties): may change nothing */
 };
 
@@ -90,10 +90,8 @@ struct par_fault {
     int64_t out_row, block;
     uint64_t seed;
     int n_prompt;
-    const struct fwd_gguf *file; /* for faults that read another tensor */
-    int n_calls;                 /* that the planted op has had, for faults that depend on it */
-    void *kept;                  /* what such a fault remembers; par_fault_free */
-    size_t kept_bytes;
+    const struct fwd_gguf *file;     /* for faults that read another tensor */
+    struct par_fault_memory *memory; /* what it remembers between calls; made by place, shared by copies */
 };
 
 enum fwd_status par_fault_parse(const char *text, struct par_fault *out, struct fwd_error *err);
@@ -114,7 +112,7 @@ void par_fault_hook_model(struct par_fault *f, struct fwd_model *model);
 const char *par_fault_describe(const struct par_fault *f, char *buf, size_t n);
 /* Which side is wrong, as reports spell it: "candidate", "reference", "both". */
 const char *par_fault_side(const struct par_fault *f);
-/* Frees what a planted fault remembered. Copies of a struct share it: call it for one of them. */
+/* Frees what par_fault_place made. Copies of a struct share it: call it for one of them. */
 void par_fault_free(struct par_fault *f);
 
 #endif

@@ -356,7 +356,7 @@ bool fault_at(const struct par_fault *f, const struct fwd_op_call *call, int i) 
     case PAR_WHEN_LATER:
         return pos >= f->n_prompt;
     case PAR_WHEN_SOMETIMES:
-        return fault_hash(f, 1000 + (uint64_t)f->n_calls) & 1;
+        return fault_hash(f, 1000 + (uint64_t)f->memory->n_calls) & 1;
     case PAR_WHEN_ALWAYS:
         break;
     }
@@ -364,10 +364,11 @@ bool fault_at(const struct par_fault *f, const struct fwd_op_call *call, int i) 
 }
 
 void *fault_keep(struct par_fault *f, size_t n) {
-    if (f->kept_bytes < n) {
-        fwd_free(f->kept);
-        f->kept = fwd_calloc(n, 1);
-        f->kept_bytes = f->kept ? n : 0;
+    struct par_fault_memory *m = f->memory;
+    if (m->n_bytes < n) {
+        fwd_free(m->data);
+        m->data = fwd_calloc(n, 1);
+        m->n_bytes = m->data ? n : 0;
     }
-    return f->kept;
+    return m->data;
 }

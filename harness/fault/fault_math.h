@@ -53,7 +53,13 @@ void fault_decode_row(uint32_t type, const uint8_t *row, int64_t n_cols, double 
 uint64_t fault_hash(const struct par_fault *f, uint64_t salt);
 /* Does the fault act on this position (all, or the one of its place)? */
 bool fault_at(const struct par_fault *f, const struct fwd_op_call *call, int i);
-/* Room for n bytes that stays with the fault, zeroed when new; NULL: no memory. */
+/* What a fault remembers between the calls of its op, in whatever session it is planted. */
+struct par_fault_memory {
+    int n_calls;
+    void *data;
+    size_t n_bytes;
+};
+/* Room for n bytes in it, zeroed when new; NULL: no memory. */
 void *fault_keep(struct par_fault *f, size_t n);
 
 #endif

@@ -22,7 +22,7 @@ static enum fwd_status fail_unknown(const char *text, size_t name_len, struct fw
             near = par_fault_row(i);
         }
     }
-    FWD_FAIL(FWD_EINPUT, err, "--fault: got \"%.*s\", expected a name of the catalogue (parity selftest --list)%s%s",
+    FWD_FAIL(FWD_EINPUT, err, "--fault: got \"%.*s\", expected a name of the catalogue%s%s",
              name_len < 64 ? (int)name_len : 64, text, near ? ", such as " : "", near ? near->name : "");
 }
 
@@ -227,6 +227,25 @@ static int readers_of(enum fwd_op op, enum fwd_op *out) {
     }
 }
 
+enum fwd_op par_fault_twin(enum fwd_op op) {
+    switch (op) {
+    case FWD_OP_FFN_GATE:
+        return FWD_OP_FFN_UP;
+    case FWD_OP_FFN_UP:
+        return FWD_OP_FFN_GATE;
+    case FWD_OP_KCUR:
+        return FWD_OP_VCUR;
+    case FWD_OP_VCUR:
+        return FWD_OP_KCUR;
+    case FWD_OP_ATTN_NORM:
+        return FWD_OP_FFN_NORM;
+    case FWD_OP_FFN_NORM:
+        return FWD_OP_ATTN_NORM;
+    default:
+        return FWD_OP_COUNT;
+    }
+}
+
 static bool is_float_type(uint32_t type) {
     return fwd_type_info(type)->block_values == 1;
 }
@@ -295,14 +314,8 @@ static const char *missing_in_weight(const struct site *s, enum fwd_op op, int l
         return "no other layer has a tensor of that shape";
     if (row->needs & PAR_NEED_BLOCKS && blocks_of(s->file, op, layer) < 2)
         return "its rows have one block";
-    if (row->needs & PAR_NEED_SAME_KV) {
-        enum fwd_op twin = op == FWD_OP_FFN_GATE    ? FWD_OP_FFN_UP
-                           : op == FWD_OP_FFN_UP    ? FWD_OP_FFN_GATE
-                           : op == FWD_OP_KCUR      ? FWD_OP_VCUR
-                           : op == FWD_OP_FFN_NORM  ? FWD_OP_ATTN_NORM
-                           : op == FWD_OP_ATTN_NORM ? FWD_OP_FFN_NORM
-                                                    : FWD_OP_KCUR;
-        if (!same_shape(t, par_fault_tensor(s->file, twin, layer), row->shared))
+    if (row->needs & PAR_NEED_TWIN) {
+        if (!same_shape(t, par_fault_tensor(s->file, par_fault_twin(op), layer), row->shared))
             return "the other tensor has another type or shape";
     }
     return NULL;
@@ -420,6 +433,9 @@ enum fwd_status par_fault_place(struct par_fault *f, const struct fwd_gguf *file
         f->layer = fwd_op_in_layer(row->op) ? 0 : -1;
     }
     f->file = file;
+    if (!f->memory)
+        f->memory = fwd_calloc(1, sizeof *f->memory);
+    FWD_FAIL_IF(!f->memory, FWD_ENOMEM, err, "--fault %s: no memory", row->name);
     int64_t n_rows = width_of(file, config, f->op, f->layer), n_blocks = blocks_of(file, f->op, f->layer);
     int n_heads = heads_of(config, f->op), n_pos = f->n_prompt ? f->n_prompt : 8;
     if (row->picks & PAR_PICK_ROW && f->out_row < 0)
@@ -462,7 +478,7 @@ void par_fault_hook_model(struct par_fault *f, struct fwd_model *model) {
 
 static enum fwd_status call_planted(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
     struct par_fault *f = ud;
-    f->n_calls++;
+    f->memory->n_calls++;
     return f->row->plant(f, call, err);
 }
 
@@ -470,11 +486,15 @@ enum fwd_status par_fault_plant(struct par_fault *f, const struct fwd_path *path
                                 struct fwd_error *err) {
     if (!f->row->plant)
         return FWD_OK;
-    return path->override(session, f->op, f->layer, call_planted, f, err);
+    FWD_TRY(path->override(session, f->op, f->layer, call_planted, f, err));
+    if (f->row->change != PAR_CHANGE_TAP)
+        return FWD_OK;
+    return path->override(session, par_fault_tap_reader(f->op), f->layer, par_fault_restore, f, err);
 }
 
 void par_fault_free(struct par_fault *f) {
-    fwd_free(f->kept);
-    f->kept = NULL;
-    f->kept_bytes = 0;
+    if (f->memory)
+        fwd_free(f->memory->data);
+    fwd_free(f->memory);
+    f->memory = NULL;
 }
