@@ -112,6 +112,8 @@ void par_fault_hook_model(struct par_fault *f, struct fwd_model *model);
 const char *par_fault_describe(const struct par_fault *f, char *buf, size_t n);
 /* Which side is wrong, as reports spell it: "candidate", "reference", "both". */
 const char *par_fault_side(const struct par_fault *f);
+/* As if its op had never run: what it remembers between calls is gone. */
+void par_fault_forget(struct par_fault *f);
 /* Frees what par_fault_place made. Copies of a struct share it: call it for one of them. */
 void par_fault_free(struct par_fault *f);
 

@@ -492,6 +492,13 @@ enum fwd_status par_fault_plant(struct par_fault *f, const struct fwd_path *path
     return path->override(session, par_fault_tap_reader(f->op), f->layer, par_fault_restore, f, err);
 }
 
+void par_fault_forget(struct par_fault *f) {
+    f->memory->n_calls = 0;
+    fwd_free(f->memory->data);
+    f->memory->data = NULL;
+    f->memory->n_bytes = 0;
+}
+
 void par_fault_free(struct par_fault *f) {
     if (f->memory)
         fwd_free(f->memory->data);

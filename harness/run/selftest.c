@@ -233,7 +233,7 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
         p = own;
         out->n_differences = par_prober_differences(p, true, out->difference, sizeof out->difference);
     }
-    r->fault.n_calls = 0;
+    par_fault_forget(&r->fault);
     args.fault = &r->fault;
     args.repeat = true;
     args.keep = keep;
