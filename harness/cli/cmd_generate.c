@@ -1,6 +1,7 @@
 /* harness/cli/cmd_generate.c: parity generate MODEL: greedy text from one path, streamed to stdout. */
 #include "cli/cmd.h"
 #include "cli/options.h"
+#include "fault/fault_set.h"
 #include "report/report_escape.h"
 #include "run/generate.h"
 
@@ -12,7 +13,7 @@ enum { DEFAULT_COUNT = 64 };
 
 struct generate_options {
     struct par_common common;
-    const char *path;
+    const char *path, *fault;
     bool json;
 };
 
@@ -25,11 +26,15 @@ struct generation {
     int n_made, n_max;
     uint64_t *hashes; /* [n_max] */
     enum par_generate_end end;
+    struct par_fault faults[PAR_MOST_FAULTS];
+    struct par_fault_set planted;
 };
 
 static int fill_options(struct generate_options *o, struct par_opt *rows) {
     const struct par_opt own[] = {
         {"path", 0, PAR_OPT_STRING, &o->path, 0, 0, "PATH", "the path that runs (default q4k-cpu)"},
+        {"fault", 0, PAR_OPT_STRING, &o->fault, 0, 0, "NAME[@op[:layer]]",
+         "plant a bug, as `run --fault` does; several with commas"},
         {"json", 0, PAR_OPT_FLAG, &o->json, 0, 0, NULL, "one JSON object on stdout: ids, text, a hash of each logits"},
     };
     enum { N_OWN = sizeof own / sizeof *own };
@@ -54,6 +59,20 @@ static void take_id(void *ud, int step, int32_t id, uint64_t logits_hash) {
     }
 }
 
+static enum fwd_status place_faults(struct generation *g, struct fwd_knobs *knobs, struct fwd_error *err) {
+    struct par_spec_model *spec;
+    FWD_TRY(par_fault_set_parse(g->options->fault, g->faults, &g->planted.n, err));
+    g->planted.faults = g->faults;
+    if (g->planted.n == 0)
+        return FWD_OK;
+    FWD_TRY(par_spec_open(&spec, g->input.file, err));
+    enum fwd_status rc =
+        par_fault_set_place(&g->planted, g->input.n_ids, g->input.file, par_spec_config(spec), knobs, err);
+    par_spec_close(spec);
+    par_fault_set_hook(&g->planted, knobs);
+    return rc;
+}
+
 static enum fwd_status open_path(struct generation *g, struct fwd_error *err) {
     const struct generate_options *o = g->options;
     const char *name = o->path ? o->path : "q4k-cpu";
@@ -69,7 +88,9 @@ static enum fwd_status open_path(struct generation *g, struct fwd_error *err) {
     g->hashes = fwd_calloc((size_t)g->n_max, sizeof *g->hashes);
     FWD_FAIL_IF(!g->ids || !g->hashes, FWD_ENOMEM, err, "no memory for %lld ids", (long long)n_ids);
     memcpy(g->ids, g->input.ids, (size_t)g->input.n_ids * sizeof *g->ids);
-    return g->drive.path->open(&g->drive.session, g->input.file, &knobs, err);
+    FWD_TRY(place_faults(g, &knobs, err));
+    FWD_TRY(g->drive.path->open(&g->drive.session, g->input.file, &knobs, err));
+    return par_fault_set_plant(&g->planted, PAR_ROLE_CANDIDATE, g->drive.path, g->drive.session, err);
 }
 
 static cJSON *variants_json(const struct par_drive *d) {
@@ -156,6 +177,8 @@ int cmd_generate(int argc, char **argv) {
     enum fwd_status status = generate(&g, &err);
     if (g.drive.session)
         g.drive.path->close(g.drive.session);
+    for (int i = 0; i < g.planted.n; i++)
+        par_fault_free(&g.faults[i]);
     fwd_free(g.ids);
     fwd_free(g.hashes);
     par_input_close(&g.input);

@@ -1,12 +1,13 @@
 /* harness/cli/cmd_run.c: parity run MODEL: the whole question, answered on one page. */
 #include "cli/cmd.h"
+#include "cli/fresh.h"
 #include "cli/options.h"
+#include "cli/spawn.h"
 #include "contract/contract_eval.h"
+#include "fault/fault_set.h"
 #include "run/run.h"
 
 #include <string.h>
-
-enum { MAX_FAULTS = 8 };
 
 struct run_options {
     struct par_common common;
@@ -75,21 +76,6 @@ static void show_progress(void *ud, const char *what, int64_t done, int64_t tota
     par_progress(what, done, total);
 }
 
-static enum fwd_status parse_faults(const char *text, struct par_fault *faults, int *n, struct fwd_error *err) {
-    char one[128];
-    *n = 0;
-    while (text && *text) {
-        size_t len = strcspn(text, ",");
-        FWD_FAIL_IF(*n == MAX_FAULTS, FWD_EINPUT, err, "--fault: at most %d at a time", MAX_FAULTS);
-        FWD_FAIL_IF(len >= sizeof one, FWD_EINPUT, err, "--fault: \"%.20s...\" is too long", text);
-        memcpy(one, text, len);
-        one[len] = 0;
-        FWD_TRY(par_fault_parse(one, &faults[(*n)++], err));
-        text += len + (text[len] == ',');
-    }
-    return FWD_OK;
-}
-
 /* The command line again, as it can be pasted. */
 static void repeat_command(int argc, char **argv, char *out, size_t n) {
     size_t used = (size_t)snprintf(out, n, "parity");
@@ -142,11 +128,14 @@ static enum fwd_status hold_contracts(const struct run_options *o, const struct 
 
 static int run(const struct run_options *o, const struct par_input *in, const char *command) {
     struct fwd_error err = {0};
-    struct par_fault faults[MAX_FAULTS];
+    struct par_fault faults[PAR_MOST_FAULTS];
     struct par_report report = {0};
     struct par_figures *figures = par_figures_create();
     struct par_contract_set contracts = {0};
+    struct par_fresh fresh = {&o->common, in, o->paths, o->fault};
     struct fwd_gguf *source = NULL;
+    char cases[4096];
+    (void)snprintf(cases, sizeof cases, "%s/cases", o->report_dir ? o->report_dir : "");
     int32_t *loss = NULL;
     struct par_run_options options = {.file = in->file,
                                       .model_name = o->common.model,
@@ -160,6 +149,10 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
                                                          : PAR_DEFAULT,
                                       .faults = faults,
                                       .hypotheses_dir = o->hypotheses,
+                                      .fresh_hashes = o->quick ? NULL : par_fresh_hashes,
+                                      .fresh_ud = &fresh,
+                                      .cases_dir = o->report_dir ? cases : NULL,
+                                      .verify = par_verify_case,
                                       .command = command,
                                       .progress = show_progress};
     enum fwd_status rc =
@@ -182,7 +175,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
         rc = open_source(o->source, &source, &err);
     options.source = source;
     if (rc == FWD_OK)
-        rc = parse_faults(o->fault, faults, &options.n_faults, &err);
+        rc = par_fault_set_parse(o->fault, faults, &options.n_faults, &err);
     if (rc == FWD_OK)
         rc = par_loss_ids(in, &loss, &options.n_loss_ids, &err);
     options.loss_ids = loss;

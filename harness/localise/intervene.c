@@ -220,5 +220,5 @@ enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *ses
         FWD_TRY(intervene_class(&p, "attention", "H5", "every attention replaced by the spec's", attention, 1, err));
     if (class_accused(r, PAR_CLASS_NORM))
         FWD_TRY(intervene_class(&p, "norm", "H5", "every norm replaced by the spec's", norms, 3, err));
-    return par_run_signature(r, session, err);
+    return FWD_OK;
 }

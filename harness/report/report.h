@@ -13,10 +13,23 @@
 
 #define PAR_REPORT_SCHEMA "parity-report-v1"
 
+/* Where an accused op is wrong, and why. Strings NULL: not looked into. */
+struct par_report_finding {
+    const char *where;                           /* "K-block 5 of row 17" */
+    const char *bytes;                           /* of the model file that were read there, or NULL */
+    const char *why;                             /* the diagnosis in words, or what is known where there is none */
+    const char *signature, *hypothesis, *museum; /* of the diagnosis; NULL: unexplained */
+    double share;                                /* of the accused elements that it explains */
+    int n_tried;                                 /* diagnoses tried */
+    uint64_t n_accused;
+    int head, pos_first, pos_last;      /* head -1: more than one, or none */
+    int64_t row_first, row_last, block; /* block -1: not one */
+};
 struct par_report_op { /* one op of one layer, both sides */
     enum fwd_op op;
     int layer;
     struct par_op_row ref, cand;
+    struct par_report_finding ref_finding, cand_finding;
     bool has_free_run;
     struct par_metrics free_run; /* candidate against reference, over all positions kept */
     struct par_ledger ledger;    /* of the candidate's matrix products, at a sample of positions; n == 0: none */
@@ -75,6 +88,22 @@ struct par_report_coverage {
     int64_t n_done, n_total;
 };
 
+struct par_report_case { /* a reproducer: path NULL when none was written, `note` says why */
+    enum fwd_op op;
+    int layer;
+    bool reference;
+    const char *path, *command, *note;
+    uint64_t n_bytes;
+    int n_rows, n_blocks, n_positions; /* weight rows, blocks and input rows kept */
+    bool verified;                     /* a fresh process failed for the same reason */
+};
+/* How much of one kind of op was judged, at each class of positions: (op of a layer, position) pairs. */
+enum par_position_class { PAR_POSITION_FIRST, PAR_POSITION_PROMPT, PAR_POSITION_DECODE, PAR_POSITION_CLASSES };
+struct par_report_cells {
+    const char *path, *schedule, *ops; /* ops: "matmul", "rope", ... */
+    int64_t n_done[PAR_POSITION_CLASSES], n_total[PAR_POSITION_CLASSES];
+};
+
 struct par_report {
     enum par_verdict verdict;
     /* the first page */
@@ -95,12 +124,16 @@ struct par_report {
     int n_logits;
     const struct par_report_arm *arms;
     int n_arms;
+    const struct par_report_case *cases;
+    int n_cases;
     const struct par_report_hypothesis *hypotheses;
     int n_hypotheses;
     const struct par_report_contract *contracts;
     int n_contracts;
     const struct par_report_coverage *coverage;
     int n_coverage;
+    const struct par_report_cells *cells; /* the coverage matrix */
+    int n_cells;
     const struct par_report_pair *config; /* "n_layer": "engine 28, harness 28" ... */
     int n_config;
     const struct par_report_pair *variants; /* "matmul_q Q4_K": "avx512 (fastest of ...)" */

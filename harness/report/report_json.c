@@ -32,6 +32,21 @@ static bool put_row(cJSON *o, const struct par_op_row *row) {
            par_put_exact(worst, "bound", row->worst.bound);
 }
 
+/* Only of ops that were looked into. */
+static bool put_finding(cJSON *op, const char *side, const struct par_report_finding *f) {
+    if (!f->why)
+        return true;
+    cJSON *o = par_put_object(op, side);
+    return o && par_put_text(o, "where", f->where) && par_put_text(o, "bytes", f->bytes) &&
+           par_put_text(o, "why", f->why) && par_put_text(o, "signature", f->signature) &&
+           par_put_text(o, "hypothesis", f->hypothesis) && par_put_text(o, "museum", f->museum) &&
+           par_put_exact(o, "share", f->share) && par_put_int(o, "n_tried", f->n_tried) &&
+           par_put_count(o, "n_accused", f->n_accused) && par_put_int(o, "head", f->head) &&
+           par_put_int(o, "pos_first", f->pos_first) && par_put_int(o, "pos_last", f->pos_last) &&
+           par_put_int(o, "row_first", f->row_first) && par_put_int(o, "row_last", f->row_last) &&
+           par_put_int(o, "block", f->block);
+}
+
 static bool put_ledger(cJSON *o, const struct par_ledger *l) {
     return o && par_put_count(o, "elements", l->n) && par_put_count(o, "n_unexplained", l->n_unexplained) &&
            par_put_bool(o, "has_source", l->has_source) && par_put_exact(o, "whole", par_ledger_share(l, l->total2)) &&
@@ -50,6 +65,9 @@ static bool put_ops(cJSON *array, const struct par_report *r) {
             !put_row(par_put_object(o, "reference"), &op->ref) || !put_row(par_put_object(o, "candidate"), &op->cand))
             return false;
         if (op->has_free_run && !par_put_metrics(par_put_object(o, "free_run"), &op->free_run))
+            return false;
+        if (!put_finding(o, "reference_finding", &op->ref_finding) ||
+            !put_finding(o, "candidate_finding", &op->cand_finding))
             return false;
         if (op->ledger.n && !put_ledger(par_put_object(o, "ledger"), &op->ledger))
             return false;
@@ -95,6 +113,21 @@ static bool put_arms(cJSON *array, const struct par_report *r) {
     return array != NULL;
 }
 
+static bool put_cases(cJSON *array, const struct par_report *r) {
+    for (int i = 0; i < r->n_cases; i++) {
+        const struct par_report_case *c = &r->cases[i];
+        cJSON *o = par_push_object(array);
+        if (!o || !par_put_text(o, "op", fwd_op_name(c->op)) || !par_put_int(o, "layer", c->layer) ||
+            !par_put_text(o, "side", c->reference ? "reference" : "candidate") || !par_put_text(o, "path", c->path) ||
+            !par_put_text(o, "command", c->command) || !par_put_text(o, "note", c->note) ||
+            !par_put_count(o, "bytes", c->n_bytes) || !par_put_int(o, "weight_rows", c->n_rows) ||
+            !par_put_int(o, "blocks", c->n_blocks) || !par_put_int(o, "input_rows", c->n_positions) ||
+            !par_put_bool(o, "verified", c->verified))
+            return false;
+    }
+    return array != NULL;
+}
+
 static bool put_hypotheses(cJSON *array, const struct par_report *r) {
     for (int i = 0; i < r->n_hypotheses; i++) {
         const struct par_report_hypothesis *h = &r->hypotheses[i];
@@ -133,6 +166,24 @@ static bool put_coverage(cJSON *array, const struct par_report *r) {
             !par_put_text(o, "what", c->what) || !par_put_int(o, "n_done", c->n_done) ||
             !par_put_int(o, "n_total", c->n_total))
             return false;
+    }
+    return array != NULL;
+}
+
+/* The coverage matrix: [done, total] of (op, position) pairs at each class of positions. */
+static bool put_cells(cJSON *array, const struct par_report *r) {
+    static const char *const names[PAR_POSITION_CLASSES] = {"position_0", "prompt", "decode"};
+    for (int i = 0; i < r->n_cells; i++) {
+        const struct par_report_cells *c = &r->cells[i];
+        cJSON *o = par_push_object(array);
+        if (!o || !par_put_text(o, "path", c->path) || !par_put_text(o, "schedule", c->schedule) ||
+            !par_put_text(o, "ops", c->ops))
+            return false;
+        for (int k = 0; k < PAR_POSITION_CLASSES; k++) {
+            cJSON *cell = par_put_object(o, names[k]);
+            if (!cell || !par_put_int(cell, "n_done", c->n_done[k]) || !par_put_int(cell, "n_total", c->n_total[k]))
+                return false;
+        }
     }
     return array != NULL;
 }
@@ -186,8 +237,9 @@ char *par_report_json(const struct par_report *r) {
     bool ok = root && par_put_text(root, "schema", PAR_REPORT_SCHEMA) && put_first_page(root, r) &&
               put_input(par_put_object(root, "input"), r) && put_logits(par_put_array(root, "logits"), r) &&
               put_ops(par_put_array(root, "ops"), r) && put_arms(par_put_array(root, "arms"), r) &&
-              put_hypotheses(par_put_array(root, "hypotheses"), r) &&
+              put_cases(par_put_array(root, "cases"), r) && put_hypotheses(par_put_array(root, "hypotheses"), r) &&
               put_contracts(par_put_array(root, "contracts"), r) && put_coverage(par_put_array(root, "coverage"), r) &&
+              put_cells(par_put_array(root, "coverage_matrix"), r) &&
               put_pairs(par_put_array(root, "configuration"), r->config, r->n_config) &&
               put_pairs(par_put_array(root, "variants"), r->variants, r->n_variants) &&
               put_proofs(par_put_array(root, "proofs"), r) &&

@@ -173,6 +173,28 @@ static void put_op_head(FILE *out) {
                   "ratio", "p50", "p99", "p99.9");
 }
 
+static void put_finding(const struct par_report_finding *f, FILE *out) {
+    enum { INDENT = 25, TEXT = INDENT + 7 };
+    if (f->where) {
+        (void)fprintf(out, "%*swhere  ", INDENT, "");
+        par_put_wrapped(out, TEXT, WIDTH, f->where);
+    }
+    if (f->bytes) {
+        (void)fprintf(out, "%*sread   ", INDENT, "");
+        par_put_wrapped(out, TEXT, WIDTH, f->bytes);
+    }
+    if (!f->why)
+        return;
+    (void)fprintf(out, "%*swhy    ", INDENT, "");
+    if (f->signature)
+        (void)fprintf(out, "%s (%s, %.3g %% of the accused elements): ", f->signature, f->hypothesis, 100 * f->share);
+    par_put_wrapped(out, TEXT, WIDTH, f->why);
+    if (f->museum) {
+        (void)fprintf(out, "%*slike   ", INDENT, "");
+        par_put_wrapped(out, TEXT, WIDTH, f->museum);
+    }
+}
+
 static void put_op_row(const struct par_report_op *op, enum par_side side, FILE *out) {
     char label[48];
     const struct par_op_row *row = par_side_row(op, side);
@@ -191,6 +213,7 @@ static void put_op_row(const struct par_report_op *op, enum par_side side, FILE 
         (void)fprintf(out, "%25s", "");
         par_put_wrapped(out, 25, WIDTH, row->note);
     }
+    put_finding(side == PAR_SIDE_REF ? &op->ref_finding : &op->cand_finding, out);
     if (row->n_nonfinite_got || row->n_nonfinite_expected)
         (void)fprintf(out, "%25snot finite: %llu got, %llu expected, %llu of them differ\n", "",
                       (unsigned long long)row->n_nonfinite_got, (unsigned long long)row->n_nonfinite_expected,
@@ -290,6 +313,28 @@ static void put_arms(const struct par_report *r, enum par_report_detail detail, 
     }
 }
 
+static void put_cases(const struct par_report *r, FILE *out) {
+    if (r->n_cases == 0)
+        return;
+    put_title(out, "reproducers: one op cut out of its model");
+    for (int i = 0; i < r->n_cases; i++) {
+        const struct par_report_case *c = &r->cases[i];
+        char label[48];
+        (void)fprintf(out, "%-20s %-4s ", par_op_label(c->op, c->layer, label, sizeof label),
+                      c->reference ? "ref" : "cand");
+        if (c->path)
+            (void)fprintf(out, "%llu bytes: %d weight rows, %d blocks, %d input rows; %s\n",
+                          (unsigned long long)c->n_bytes, c->n_rows, c->n_blocks, c->n_positions,
+                          c->verified ? "a fresh process fails for the same reason" : "not verified");
+        else
+            (void)fprintf(out, "not written\n");
+        if (c->note && *c->note)
+            put_line(out, "", c->note);
+        if (c->command)
+            put_command(out, "", c->command);
+    }
+}
+
 static void put_hypotheses(const struct par_report *r, FILE *out) {
     put_title(out, "hypotheses");
     if (r->n_hypotheses == 0)
@@ -324,6 +369,27 @@ static void put_contracts(const struct par_report *r, FILE *out) {
     }
 }
 
+static void put_cells(const struct par_report *r, FILE *out) {
+    if (r->n_cells)
+        (void)fprintf(out, "%-12s %-10s %-12s %20s %20s %20s\n", "path", "schedule", "ops", "position 0", "prompt",
+                      "decode steps");
+    for (int i = 0; i < r->n_cells; i++) {
+        const struct par_report_cells *c = &r->cells[i];
+        if (c->n_total[0] + c->n_total[1] + c->n_total[2] == 0)
+            continue;
+        (void)fprintf(out, "%-12s %-10s %-12s", text_or(c->path, "-"), text_or(c->schedule, "-"), c->ops);
+        for (int k = 0; k < PAR_POSITION_CLASSES; k++) {
+            char text[48] = "-";
+            if (c->n_total[k])
+                (void)snprintf(text, sizeof text, "%lld of %lld", (long long)c->n_done[k], (long long)c->n_total[k]);
+            if (c->n_total[k] && c->n_done[k] == 0)
+                (void)snprintf(text, sizeof text, "UNMEASURED");
+            (void)fprintf(out, " %20s", text);
+        }
+        (void)fputc('\n', out);
+    }
+}
+
 static void put_coverage(const struct par_report *r, FILE *out) {
     put_title(out, "coverage");
     if (r->n_coverage == 0)
@@ -335,6 +401,7 @@ static void put_coverage(const struct par_report *r, FILE *out) {
                       state, (long long)c->n_done, (long long)c->n_total);
         par_put_wrapped(out, 64, WIDTH, c->what);
     }
+    put_cells(r, out);
 }
 
 static void put_pairs(const char *title, const struct par_report_pair *pairs, int n, FILE *out) {
@@ -372,6 +439,7 @@ void par_report_text(const struct par_report *r, enum par_report_detail detail, 
     if (detail == PAR_DETAIL_FULL)
         put_all_ops(r, out);
     put_arms(r, detail, out);
+    put_cases(r, out);
     put_hypotheses(r, out);
     put_contracts(r, out);
     put_coverage(r, out);

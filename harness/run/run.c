@@ -82,37 +82,21 @@ double par_centred_distance(const float *ref, const float *got, int64_t n) {
 
 /* ---- opening ---- */
 
-static void hook_shared_faults(void *ud, struct fwd_config *config) {
-    const struct par_run_options *o = ud;
-    for (int i = 0; i < o->n_faults; i++)
-        par_fault_hook_config(&o->faults[i], config);
-}
-
-static void hook_shared_bindings(void *ud, struct fwd_model *model) {
-    const struct par_run_options *o = ud;
-    for (int i = 0; i < o->n_faults; i++)
-        par_fault_hook_model(&o->faults[i], model);
-}
-
-struct fwd_knobs par_run_knobs(const struct par_run *r) {
+struct fwd_knobs par_run_knobs(struct par_run *r) {
     struct fwd_knobs knobs = r->o->knobs;
     knobs.size = sizeof knobs;
     knobs.n_ctx = knobs.n_ctx > r->n_ids + 1 ? knobs.n_ctx : r->n_ids + 1;
     knobs.n_batch = r->n_ids;
     knobs.n_seq = 2;
-    knobs.config_hook = hook_shared_faults;
-    knobs.config_hook_ud = (void *)(uintptr_t)r->o;
-    knobs.model_hook = hook_shared_bindings;
-    knobs.model_hook_ud = (void *)(uintptr_t)r->o;
+    r->planted = (struct par_fault_set){r->o->faults, r->o->n_faults};
+    par_fault_set_hook(&r->planted, &knobs);
     return knobs;
 }
 
-enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
+enum fwd_status par_run_plant_faults(struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
                                      struct fwd_session *session, struct fwd_error *err) {
-    for (int i = 0; i < r->o->n_faults; i++)
-        if (par_fault_in(&r->o->faults[i], role))
-            FWD_TRY(par_fault_plant(&r->o->faults[i], path, session, err));
-    return FWD_OK;
+    r->planted = (struct par_fault_set){r->o->faults, r->o->n_faults};
+    return par_fault_set_plant(&r->planted, role, path, session, err);
 }
 
 enum fwd_status par_run_plant_shared(const struct par_run *r, const struct fwd_path *path, struct fwd_session *session,
@@ -208,10 +192,7 @@ static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
     memcpy(r->ids, o->ids, (size_t)o->n_prompt * sizeof *r->ids);
     FWD_TRY(allocate(r, err));
     struct fwd_knobs knobs = par_run_knobs(r);
-    for (int i = 0; i < o->n_faults; i++) {
-        o->faults[i].n_prompt = r->n_prompt;
-        FWD_TRY(par_fault_place(&o->faults[i], o->file, config, &knobs, err));
-    }
+    FWD_TRY(par_fault_set_place(&r->planted, r->n_prompt, o->file, config, &knobs, err));
     return par_store_create(&r->store, config->n_layer, r->n_ids, err);
 }
 
@@ -251,6 +232,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     FWD_TRY(par_run_spread(r, err));
     FWD_TRY(par_run_adjudicate(r, err));
     t[4] = par_seconds();
+    FWD_TRY(par_run_findings(r, err));
     par_run_figures(r); /* decides whether anything is wrong, which the next steps ask */
     FWD_TRY(par_run_arms_in_session(r, *session, err));
     t[5] = par_seconds();
@@ -260,6 +242,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     r->o->cand->close(*session); /* two sets of packed weights at once would not fit the memory bound */
     *session = NULL;
     FWD_TRY(par_run_arms_reopened(r, err));
+    FWD_TRY(par_run_cases(r, err));
     t[7] = par_seconds();
     for (int i = 0; i < 7; i++)
         r->seconds[i] = t[i + 1] - t[i];

@@ -5,17 +5,11 @@
 
 #include "contract/figures.h"
 #include "fault/fault.h"
+#include "localise/case.h"
 #include "report/report.h"
 #include "run/drive.h"
 
 #include <limits.h>
-
-/* What a fresh process is to run: the whole sequence, which of its logits to hash, in order. */
-struct par_fresh {
-    const int32_t *ids;
-    int n_ids, n_prompt;
-    const uint8_t *want; /* [n_ids] */
-};
 
 /* Which positions of a side are judged: the prompt's last and every N-th before and after it. By default a candidate is
  * judged at all; a reference at every 24th, with PAR_FULL at all. */
@@ -41,10 +35,12 @@ struct par_run_options {
     const struct fwd_gguf *source; /* the unquantised model, for the ledger's weight part; or NULL */
     enum par_bound_mode bound;
     unsigned judge_caps; /* as in struct par_eval */
-    /* The hash of the candidate's logits (those of par_run, taps off) from a process of its own; NULL: not asked for.
-     */
-    enum fwd_status (*fresh_hash)(void *ud, const struct par_fresh *what, uint64_t *hash, struct fwd_error *err);
+    /* A process of its own: the candidate's greedy steps after the same prompt, taps off. Fills hashes[i] with
+     * fwd_hash64 of the logits of step i, *n <= n_steps of them (it stops at an end of text). NULL: not asked for. */
+    enum fwd_status (*fresh_hashes)(void *ud, int n_steps, uint64_t *hashes, int *n, struct fwd_error *err);
     void *fresh_ud;
+    const char *cases_dir;            /* folder for reproducers of the accused ops; NULL: none are made */
+    par_case_verify_fn *verify;       /* of a reproducer, in a fresh process; NULL: not verified */
     int judge_every, judge_ref_every; /* of the candidate, of the reference; 0: the default, see enum par_judge_every */
     struct par_fault *faults;
     int n_faults;

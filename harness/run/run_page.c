@@ -29,7 +29,7 @@ static bool broken_promise(const struct par_run *r) {
 
 static enum par_verdict decide(const struct par_run *r) {
     double n_accused = figure(r, "ref.accused", 0) + figure(r, "cand.accused", 0);
-    if (figure(r, "neutral", 0) == 0 || figure(r, "deterministic", 0) == 0)
+    if (figure(r, "neutral", 0) == 0 || figure(r, "deterministic", 0) == 0 || figure(r, "fresh_process", 1) == 0)
         return PAR_MISTRUSTED;
     if (figure(r, "ref.nonfinite", 0) + figure(r, "cand.nonfinite", 0) + figure(r, "logits.nonfinite", 0) > 0)
         return PAR_NONFINITE;
@@ -57,6 +57,13 @@ static const struct par_op_row *first_accused(const struct par_run *r, bool ref)
         if (accused(row))
             return row;
     }
+    return NULL;
+}
+
+static const struct par_report_finding *first_finding(const struct par_run *r, bool ref) {
+    for (int i = 0; i < r->n_ops; i++)
+        if (accused(ref ? &r->ops[i].ref : &r->ops[i].cand))
+            return ref ? &r->ops[i].ref_finding : &r->ops[i].cand_finding;
     return NULL;
 }
 
@@ -109,17 +116,24 @@ void par_run_first_page(struct par_run *r) {
     double n_ref = figure(r, "ref.accused", 0), n_cand = figure(r, "cand.accused", 0);
     const struct par_op_row *ref = first_accused(r, true), *cand = first_accused(r, false);
     const struct par_op_row *shown = cand ? cand : ref;
-    const char *signature = p->worst;
+    const struct par_report_finding *finding = first_finding(r, cand == NULL);
     p->side = par_text_printf(r->text, "%s%s", side_text(r, n_ref, n_cand), f64_text(r));
     p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
+    if (finding && finding->why)
+        p->guilty =
+            par_text_printf(r->text, "%s: %s%s%s", p->guilty, finding->signature ? finding->signature : "unexplained",
+                            finding->signature ? ", " : "; ", finding->why);
     if (r->config_difference)
         p->guilty = par_text_printf(r->text, "%s%s%s", shown ? p->guilty : "the configuration", shown ? "; " : ": ",
                                     r->config_difference);
-    p->worst = shown ? par_text_printf(
-                           r->text, "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s",
-                           shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
-                           shown->worst.bound, shown->ratio_max, signature ? "; " : "", signature ? signature : "")
-                     : "none outside its bound";
+    p->worst =
+        shown ? par_text_printf(r->text,
+                                "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s%s%s",
+                                shown->worst.pos, (long long)shown->worst.row, shown->worst.expected, shown->worst.got,
+                                shown->worst.bound, shown->ratio_max, finding && finding->where ? "; " : "",
+                                finding && finding->where ? finding->where : "", finding && finding->bytes ? "; " : "",
+                                finding && finding->bytes ? finding->bytes : "")
+              : "none outside its bound";
     double beyond = figure(r, "logits.beyond_spread", 0);
     int numberless = count_numberless(p);
     switch (p->verdict) {

@@ -164,6 +164,32 @@ static void coverage_row(struct par_run *r, const char *path, const char *schedu
     r->report->coverage = rows;
 }
 
+/* The coverage matrix of one pass: what the path declares, against what was judged. */
+static void coverage_cells(struct par_run *r, const char *path, const char *schedule, struct par_judge *judge,
+                           const struct par_op_row *rows, int n_rows) {
+    struct par_report *p = r->report;
+    struct par_report_cells *cells = par_text_alloc(r->text, (size_t)(p->n_cells + PAR_CLASS_COUNT) * sizeof *cells);
+    if (!cells)
+        return;
+    if (p->n_cells)
+        memcpy(cells, p->cells, (size_t)p->n_cells * sizeof *cells);
+    for (int c = 0; c < PAR_CLASS_COUNT; c++)
+        cells[p->n_cells + c] =
+            (struct par_report_cells){path, schedule, par_class_name((enum par_op_class)c), {0}, {0}};
+    for (int i = 0; i < n_rows; i++) {
+        struct par_report_cells *cell = &cells[p->n_cells + (int)par_class_of(rows[i].op)];
+        for (int pos = 0; pos < r->n_ids && !rows[i].absent; pos++) {
+            int at = pos == 0 ? PAR_POSITION_FIRST : pos < r->n_prompt ? PAR_POSITION_PROMPT : PAR_POSITION_DECODE;
+            if (rows[i].op == FWD_OP_RESULT_OUTPUT && !r->want[pos])
+                continue; /* no path computes logits that nobody asked for */
+            cell->n_total[at]++;
+            cell->n_done[at] += par_judge_covers(judge, i, pos);
+        }
+    }
+    p->cells = cells;
+    p->n_cells += PAR_CLASS_COUNT;
+}
+
 /* Mean negative log-likelihood of ids[1..] under logits of each position before. */
 static double mean_loss(const float *logits, const int32_t *ids, int n, int64_t n_vocab) {
     double sum = 0;
@@ -202,7 +228,7 @@ static enum fwd_status measure_loss(struct par_run *r, struct fwd_session *sessi
     return FWD_OK;
 }
 
-static struct fwd_knobs reference_knobs(const struct par_run *r) {
+struct fwd_knobs par_run_reference_knobs(struct par_run *r) {
     struct fwd_knobs knobs = par_run_knobs(r);
     int longest = r->n_ids > r->o->n_loss_ids ? r->n_ids : r->o->n_loss_ids;
     knobs.n_batch = longest;
@@ -234,11 +260,12 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
     }
     par_judge_take_evidence(w->judge, &r->evidence_ref);
     coverage_row(r, o->ref->name, "one call", every, w->judge);
+    coverage_cells(r, o->ref->name, "one call", w->judge, rows, n_rows);
     return measure_loss(r, session, err);
 }
 
 enum fwd_status par_run_reference(struct par_run *r, struct fwd_error *err) {
-    struct fwd_knobs knobs = reference_knobs(r);
+    struct fwd_knobs knobs = par_run_reference_knobs(r);
     struct fwd_session *session;
     struct tap_work w = {.r = r, .want = r->want, .n_ids = r->n_ids};
     FWD_TRY(r->o->ref->open(&session, r->o->file, &knobs, err));
@@ -333,6 +360,7 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     }
     par_judge_take_evidence(w->judge, &r->evidence_cand);
     coverage_row(r, o->cand->name, par_schedule_name(o->schedule), every, w->judge);
+    coverage_cells(r, o->cand->name, par_schedule_name(o->schedule), w->judge, rows, n_rows);
     int n_judged;
     uint64_t n_elements;
     par_judge_coverage(w->judge, &n_judged, &n_elements);

@@ -39,23 +39,40 @@ static enum fwd_status repeat(struct par_run *r, struct fwd_session *session, in
     return FWD_OK;
 }
 
+/* The decode steps are the candidate's own greedy ones, so that a process that knows only the prompt comes by the same
+ * ids, or shows by its hashes that it does not. */
+static enum fwd_status compare_fresh(struct par_run *r, int *n, int *n_equal, struct fwd_error *err) {
+    int n_steps = r->n_ids - r->n_prompt + 1;
+    uint64_t *hashes = fwd_calloc((size_t)n_steps, sizeof *hashes);
+    FWD_FAIL_IF(!hashes, FWD_ENOMEM, err, "run: no memory for %d hashes", n_steps);
+    enum fwd_status rc = r->o->fresh_hashes(r->o->fresh_ud, n_steps, hashes, n, err);
+    *n_equal = 0;
+    for (int i = 0, at = 0; rc == FWD_OK && i < *n; i++) {
+        while (at < r->n_want && r->want_pos[at] < r->n_prompt - 1 + i)
+            at++;
+        *n_equal +=
+            hashes[i] == fwd_hash64(r->logits_cand + (int64_t)at * r->n_vocab, (size_t)r->n_vocab * sizeof(float));
+    }
+    fwd_free(hashes);
+    return rc;
+}
+
 static void prove_fresh(struct par_run *r) {
-    struct par_fresh what = {r->ids, r->n_ids, r->n_prompt, r->want};
     struct fwd_error why = {0};
-    uint64_t hash = 0;
-    if (!r->o->fresh_hash)
+    int n = 0, n_equal = 0;
+    if (!r->o->fresh_hashes)
         return;
     par_run_progress(r, "candidate, in a fresh process", 0, 1);
-    enum fwd_status rc = r->o->fresh_hash(r->o->fresh_ud, &what, &hash, &why);
-    if (rc == FWD_OK)
-        par_figures_set(r->figures, "fresh_process", hash == r->base_hash);
-    par_run_add_proof(r, "a fresh process repeats it",
-                      rc != FWD_OK           ? PAR_UNMEASURED
-                      : hash == r->base_hash ? PAR_HELD
-                                             : PAR_MISTRUSTED,
-                      rc != FWD_OK ? par_text_printf(r->text, "not measured: %s", why.message)
-                                   : par_text_printf(r->text, "its logits hash to %016llx, this one's to %016llx",
-                                                     (unsigned long long)hash, (unsigned long long)r->base_hash));
+    bool ran = compare_fresh(r, &n, &n_equal, &why) == FWD_OK && n > 0;
+    if (ran)
+        par_figures_set(r->figures, "fresh_process", n_equal == n);
+    par_run_add_proof(
+        r, "a fresh process repeats it",
+        !ran           ? PAR_UNMEASURED
+        : n_equal == n ? PAR_HELD
+                       : PAR_MISTRUSTED,
+        ran ? par_text_printf(r->text, "logits of %d of %d greedy steps have the same bits there", n_equal, n)
+            : par_text_printf(r->text, "not measured: %s", why.message[0] ? why.message : "it made no step"));
 }
 
 enum fwd_status par_run_prove(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {

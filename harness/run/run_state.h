@@ -2,6 +2,7 @@
 #ifndef HARNESS_RUN_RUN_STATE_H
 #define HARNESS_RUN_RUN_STATE_H
 
+#include "fault/fault_set.h"
 #include "run/run.h"
 #include "spec/evidence.h"
 #include "tap/store.h"
@@ -35,6 +36,7 @@ struct par_pass {
 
 struct par_run {
     const struct par_run_options *o;
+    struct par_fault_set planted; /* of o */
     struct par_report *report;
     struct par_figures *figures;
     struct par_text *text;
@@ -73,9 +75,10 @@ double par_seconds(void); /* monotonic */
 void par_run_progress(const struct par_run *r, const char *what, int64_t done, int64_t total);
 
 /* Knobs of the candidate for this run; later ones change a copy. */
-struct fwd_knobs par_run_knobs(const struct par_run *r);
+struct fwd_knobs par_run_knobs(struct par_run *r);
+struct fwd_knobs par_run_reference_knobs(struct par_run *r);
 /* Plants in an open session what belongs in one of its role. */
-enum fwd_status par_run_plant_faults(const struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
+enum fwd_status par_run_plant_faults(struct par_run *r, enum par_fault_role role, const struct fwd_path *path,
                                      struct fwd_session *session, struct fwd_error *err);
 /* Only what every path shares: for the paths that decide between the two sides. */
 enum fwd_status par_run_plant_shared(const struct par_run *r, const struct fwd_path *path, struct fwd_session *session,
@@ -110,8 +113,10 @@ enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *s
 enum fwd_status par_run_arms_reopened(struct par_run *r, struct fwd_error *err);
 /* localise/intervene.c */
 enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
-/* localise/signature.c: is the worst matmul's output what its bytes give when read as another block type? */
-enum fwd_status par_run_signature(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
+/* run_findings.c: where and why, for the accused ops of both sides. */
+enum fwd_status par_run_findings(struct par_run *r, struct fwd_error *err);
+/* run_cases.c: reproducers, into o->cases_dir. No session may be open. */
+enum fwd_status par_run_cases(struct par_run *r, struct fwd_error *err);
 /* run_report.c */
 void par_run_add_proof(struct par_run *r, const char *name, enum par_verdict verdict, const char *value);
 /* Its configuration beside the file's, its variants, and its weights as bound. */

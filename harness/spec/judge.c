@@ -43,8 +43,8 @@ struct par_judge {
     int n_tokens;
     uint8_t *sample; /* [n_sample] of the current call */
     size_t n_sample;
-    uint8_t *covered; /* [n_covered] positions judged */
-    size_t n_covered;
+    uint8_t *covered; /* [n_positions][n_rows]: was the row judged there */
+    size_t n_covered; /* bytes */
     uint8_t *accused; /* [n_accused] positions of the current call in which an element is outside */
     size_t n_accused;
     struct par_evidence_set evidence;
@@ -153,6 +153,20 @@ static enum fwd_status keep_evidence(struct par_judge *j, const struct par_eval 
     return par_evidence_add(&j->evidence, e, j->accused, kept, n_kept, j->options.evidence_bytes, err);
 }
 
+static bool is_cache(enum fwd_op op) {
+    return op == FWD_OP_K_CACHE || op == FWD_OP_V_CACHE;
+}
+
+/* A cache is judged at every row that the call reads, whatever the sample. */
+static enum fwd_status mark_covered(struct par_judge *j, int at, const struct par_eval *e, struct fwd_error *err) {
+    size_t n_rows = (size_t)j->n_rows;
+    FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(e->pos0 + e->n_pos) * n_rows, err));
+    for (int pos = is_cache(e->op) ? 0 : e->pos0; pos < e->pos0 + e->n_pos; pos++)
+        if (is_cache(e->op) || e->judge_pos[pos - e->pos0])
+            j->covered[(size_t)pos * n_rows + (size_t)at] = 1;
+    return FWD_OK;
+}
+
 /* Judges one call, or several as one, and marks its positions. */
 static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *call, struct fwd_error *err) {
     struct par_eval with_marks = *call, *e = &with_marks;
@@ -160,8 +174,7 @@ static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *ca
     int at = row_index(j, e->op, e->layer);
     uint64_t before = j->rows[at].n_judged, bad = j->rows[at].n_over + j->rows[at].n_nonfinite_mismatch;
     if (j->options.evidence_bytes) {
-        bool cache = e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE;
-        size_t n = (size_t)(e->pos0 + e->n_pos), rows = cache ? (size_t)e->out->ne[2] : 0;
+        size_t n = (size_t)(e->pos0 + e->n_pos), rows = is_cache(e->op) ? (size_t)e->out->ne[2] : 0;
         n = n > rows ? n : rows;
         FWD_TRY(grow(&j->accused, &j->n_accused, n, err));
         memset(j->accused, 0, n);
@@ -170,12 +183,7 @@ static enum fwd_status judge_call(struct par_judge *j, const struct par_eval *ca
     FWD_TRY(par_judge_eval(j->model, j->options.pool, e, &j->rows[at], &j->hists[at], err));
     if (j->options.evidence_bytes)
         FWD_TRY(keep_evidence(j, e, j->rows[at].n_over + j->rows[at].n_nonfinite_mismatch > bad, err));
-    if (j->rows[at].n_judged == before || e->op == FWD_OP_K_CACHE || e->op == FWD_OP_V_CACHE)
-        return FWD_OK;
-    FWD_TRY(grow(&j->covered, &j->n_covered, (size_t)(e->pos0 + e->n_pos), err));
-    for (int i = 0; i < e->n_pos; i++)
-        j->covered[e->pos0 + i] |= e->judge_pos[i];
-    return FWD_OK;
+    return j->rows[at].n_judged == before ? FWD_OK : mark_covered(j, at, e, err);
 }
 
 static enum fwd_status judge_waiting(struct par_judge *j, int at, struct fwd_error *err) {
@@ -262,7 +270,7 @@ static void pack_rows(uint8_t *dst, const uint8_t *src, int64_t n_rows, int64_t 
 
 static enum fwd_status keep_view(struct par_judge *j, const struct fwd_view *v, struct fwd_error *err) {
     struct kept *k = &j->kept[v->op][form_of(v->dtype)];
-    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
+    bool cache = is_cache(v->op);
     size_t row_bytes = fwd_dtype_row_bytes(v->dtype, v->ne[0]);
     k->valid = false;
     k->view = *v;
@@ -448,8 +456,7 @@ static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v,
     }
     bool any;
     FWD_TRY(pick_positions(j, v, &any, err));
-    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
-    if (!any && !cache)
+    if (!any && !is_cache(v->op))
         return FWD_OK;
     struct made_views made;
     struct par_eval e = {.op = v->op,
@@ -523,11 +530,20 @@ void par_judge_take_evidence(struct par_judge *j, struct par_evidence_set *out) 
     j->evidence = (struct par_evidence_set){0};
 }
 
+bool par_judge_covers(const struct par_judge *j, int i, int pos) {
+    size_t at = (size_t)pos * (size_t)j->n_rows + (size_t)i;
+    return at < j->n_covered && j->covered[at];
+}
+
 void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements) {
     *n_positions = 0;
     *n_elements = 0;
-    for (size_t p = 0; p < j->n_covered; p++)
-        *n_positions += j->covered[p] != 0;
+    for (int pos = 0; (size_t)(pos + 1) * (size_t)j->n_rows <= j->n_covered; pos++) {
+        bool any = false;
+        for (int i = 0; i < j->n_rows && !any; i++)
+            any = !is_cache(j->rows[i].op) && par_judge_covers(j, i, pos);
+        *n_positions += any;
+    }
     for (int i = 0; i < j->n_rows; i++)
         *n_elements += j->rows[i].n_judged;
 }

@@ -135,6 +135,8 @@ enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **ro
 /* The evidence of all accused ops so far becomes the caller's (par_evidence_free). */
 struct par_evidence_set;
 void par_judge_take_evidence(struct par_judge *j, struct par_evidence_set *out);
+/* Was row i (of par_judge_rows) judged at that position? Caches are judged at every row that a call reads. */
+bool par_judge_covers(const struct par_judge *j, int i, int pos);
 /* Positions judged (distinct) and elements in all, as of the last par_judge_rows. */
 void par_judge_coverage(const struct par_judge *j, int *n_positions, uint64_t *n_elements);
 

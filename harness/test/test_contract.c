@@ -12,21 +12,22 @@
 
 /* ---- the reader ---- */
 
-static const char base[] = "{\"metadata\": {\"version\": \"1.2.3\", \"description\": \"d\",\n"
-                           "  \"references\": [\"r\"], \"kind\": \"kernel\", \"depends_on\": [\"p\"]},\n"
-                           "\"equations\": {\"e\": {\"formula\": \"x\"}},\n"
-                           "\"proof_obligations\": [\n"
-                           "  {\"type\": \"bound\", \"property\": \"p1\", \"formal\": \"f1\"},\n"
-                           "  {\"type\": \"frame\", \"property\": \"p2\"}],\n"
-                           "\"falsification_tests\": [\n"
-                           "  {\"id\": \"FALSIFY-T-001\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
-                           "   \"if_fails\": \"i\", \"check\": {\"figure\": \"repeats\", \"is\": \">\", \"value\": 1},\n"
-                           "   \"measure\": {\"decode\": 5}},\n"
-                           "  {\"id\": \"FALSIFY-T-002\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
-                           "   \"if_fails\": \"i\"}],\n"
-                           "\"kani_harnesses\": [{\"id\": \"B1\", \"obligation\": \"o\", \"bound\": 3},\n"
-                           "  {\"id\": \"B2\", \"obligation\": \"o\"}],\n"
-                           "\"verification_summary\": {\"total_obligations\": 2}}\n";
+static const char base[] =
+    "{\"metadata\": {\"version\": \"1.2.3\", \"description\": \"d\",\n"
+    "  \"references\": [\"r\"], \"kind\": \"kernel\", \"depends_on\": [\"p\"]},\n"
+    "\"equations\": {\"e\": {\"formula\": \"x\"}},\n"
+    "\"proof_obligations\": [\n"
+    "  {\"type\": \"bound\", \"property\": \"p1\", \"formal\": \"f1\"},\n"
+    "  {\"type\": \"frame\", \"property\": \"p2\"}],\n"
+    "\"falsification_tests\": [\n"
+    "  {\"id\": \"FALSIFY-T-001\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
+    "   \"if_fails\": \"i\", \"check\": {\"figure\": \"repeats\", \"is\": \">\", \"value\": 1},\n"
+    "   \"measure\": {\"decode\": 5}},\n"
+    "  {\"id\": \"FALSIFY-T-002\", \"rule\": \"r\", \"prediction\": \"p\", \"test\": \"t\",\n"
+    "   \"if_fails\": \"i\"}],\n"
+    "\"kani_harnesses\": [{\"id\": \"B1\", \"obligation\": \"o\", \"bound\": 3},\n"
+    "  {\"id\": \"B2\", \"obligation\": \"o\"}],\n"
+    "\"verification_summary\": {\"total_obligations\": 2}}\n";
 
 static const struct {
     const char *find, *replace;
