@@ -186,9 +186,12 @@ static void put_finding(const struct par_report_finding *f, FILE *out) {
     if (!f->why)
         return;
     (void)fprintf(out, "%*swhy    ", INDENT, "");
+    char text[512];
+    (void)snprintf(text, sizeof text, "%s", f->why);
     if (f->signature)
-        (void)fprintf(out, "%s (%s, %.3g %% of the accused elements): ", f->signature, f->hypothesis, 100 * f->share);
-    par_put_wrapped(out, TEXT, WIDTH, f->why);
+        (void)snprintf(text, sizeof text, "%s (%s, %.3g %% of the accused elements): %s", f->signature, f->hypothesis,
+                       100 * f->share, f->why);
+    par_put_wrapped(out, TEXT, WIDTH, text);
     if (f->museum) {
         (void)fprintf(out, "%*slike   ", INDENT, "");
         par_put_wrapped(out, TEXT, WIDTH, f->museum);
