@@ -56,10 +56,17 @@ static inline double par_load_one(enum fwd_dtype t, const uint8_t *row, int64_t 
 /* Judges one element: `expected` exactly, `got` as stored with type `store`. */
 void par_eval_element(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,
                       double bound);
-/* Whether the element is outside its bound, both sides are finite, and a second look may be taken: it is counted. */
-static inline bool par_eval_wants_look(struct eval_tally *t, double expected, double got, double bound) {
+/* Whether the element is outside its bound and both sides are finite. */
+static inline bool par_eval_is_outside(const struct eval_tally *t, double expected, double got, double bound) {
     double off = expected < got ? got - expected : expected - got;
-    return off > bound && off < __builtin_huge_val() && !t->capture && t->looks_left > 0 && t->looks_left-- > 0;
+    return off > bound && off < __builtin_huge_val() && !t->capture;
+}
+/* Takes one of the second looks that are left; false: there is none. */
+static inline bool par_eval_take_look(struct eval_tally *t) {
+    return t->looks_left > 0 && t->looks_left-- > 0;
+}
+static inline bool par_eval_wants_look(struct eval_tally *t, double expected, double got, double bound) {
+    return par_eval_is_outside(t, expected, got, bound) && par_eval_take_look(t);
 }
 /* As par_eval_element, of an element that a second look has found to be systematic: judged against that. */
 void par_eval_systematic(struct eval_tally *t, enum fwd_dtype store, int pos, int64_t row, double expected, double got,

@@ -78,7 +78,8 @@ static void norm_row(struct norm_task *t, struct eval_tally *tally, int pos, dou
         double w = (double)t->weight[k], y = x[k] * scale * w, got = par_load_one(e->out->dtype, got_row, k);
         /* The scale of a very large row underflows before the product with it is taken. */
         double bound = relative * fabs(y) + (1 + fabs(w)) * t->bound.tiny + fabs(x[k] * w) * t->smallest, again;
-        if (par_eval_wants_look(tally, y, got, bound) && is_systematic(t, &look, x, k, y, got, &again, &bound))
+        if (par_eval_is_outside(tally, y, got, bound) && (look.taken || par_eval_take_look(tally)) &&
+            is_systematic(t, &look, x, k, y, got, &again, &bound))
             par_eval_systematic(tally, e->out->dtype, pos, k, again, got, bound);
         else
             par_eval_element(tally, e->out->dtype, pos, k, y, got, bound);
