@@ -119,13 +119,16 @@ enum fwd_status par_run_open_candidate(struct par_run *r, const struct fwd_knobs
     return rc;
 }
 
-/* The candidate's own greedy continuation: these ids are what decode steps are forced to, on both sides. */
+/* The candidate's own greedy continuation: these ids are what decode steps are forced to, on both sides. It runs in the
+ * second slot and first of all: what it computed there no other sequence can have touched. */
 static enum fwd_status choose_decode_ids(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
     const struct par_run_options *o = r->o;
-    struct par_drive drive = {.path = o->cand, .session = session, .schedule = o->schedule, .chunk = o->chunk};
+    struct par_drive drive = {
+        .path = o->cand, .session = session, .seq = 1, .schedule = o->schedule, .chunk = o->chunk};
     FWD_TRY(par_drive_prompt(&drive, r->ids, r->n_prompt, r->logits_work, err));
     for (int i = 0;; i++) {
         int32_t best = par_argmax(r->logits_work, r->n_vocab);
+        r->greedy_hash[i] = fwd_hash64(r->logits_work, (size_t)r->n_vocab * sizeof(float));
         r->greedy[i] = best < 0 ? 0 : best;
         if (i == o->n_decode)
             return FWD_OK;
@@ -154,8 +157,9 @@ static enum fwd_status allocate(struct par_run *r, struct fwd_error *err) {
     r->spread_flip = fwd_calloc(rows, sizeof(double));
     r->spread_distance = fwd_calloc(rows * 5, sizeof(double));
     r->greedy = fwd_calloc((size_t)o->n_decode + 1, sizeof *r->greedy);
+    r->greedy_hash = fwd_calloc((size_t)o->n_decode + 1, sizeof *r->greedy_hash);
     FWD_FAIL_IF(!r->logits_ref || !r->logits_cand || !r->logits_work || !r->spread_flip || !r->spread_distance ||
-                    !r->greedy,
+                    !r->greedy || !r->greedy_hash,
                 FWD_ENOMEM, err, "run: no memory for the logits of %d positions (%.0f MB)", r->n_want,
                 12e-6 * (double)(rows * vocab));
     r->price = r->spread_distance + rows;
@@ -212,6 +216,7 @@ static void tear_down(struct par_run *r) {
     fwd_free(r->spread_flip);
     fwd_free(r->spread_distance);
     fwd_free(r->greedy);
+    fwd_free(r->greedy_hash);
 }
 
 /* ---- the order ---- */
@@ -227,6 +232,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     t[1] = par_seconds();
     FWD_TRY(par_run_reference(r, err));
     t[2] = par_seconds();
+    FWD_TRY(par_run_dirty_slots(r, *session, err)); /* what a stale row of another sequence does, the judge sees */
     FWD_TRY(par_run_candidate(r, *session, err));
     t[3] = par_seconds();
     FWD_TRY(par_run_spread(r, err));

@@ -7,6 +7,10 @@
 
 enum fwd_status par_run_dirty_slots(struct par_run *r, struct fwd_session *session, struct fwd_error *err) {
     int n = r->n_ids + 1; /* one longer than what it must not be mixed up with; the context has room for it */
+    struct fwd_path_info info;
+    r->o->cand->describe(&info);
+    if (!info.uses_cache)
+        return FWD_OK;
     int32_t *other = fwd_alloc((size_t)n, sizeof *other);
     FWD_FAIL_IF(!other, FWD_ENOMEM, err, "run: no memory for %d ids", n);
     for (int i = 0; i < n; i++)
@@ -18,6 +22,18 @@ enum fwd_status par_run_dirty_slots(struct par_run *r, struct fwd_session *sessi
     }
     fwd_free(other);
     return rc;
+}
+
+/* Greedy steps whose logits in the new session, before any other sequence, had the bits of the judged pass. */
+static int equal_first(const struct par_run *r) {
+    int n = 0;
+    for (int i = 0, at = 0; i <= r->n_ids - r->n_prompt; i++) {
+        while (at < r->n_want && r->want_pos[at] < r->n_prompt - 1 + i)
+            at++;
+        n += r->greedy_hash[i] ==
+             fwd_hash64(r->logits_cand + (int64_t)at * r->n_vocab, (size_t)r->n_vocab * sizeof(float));
+    }
+    return n;
 }
 
 struct repeats {
@@ -81,16 +97,21 @@ enum fwd_status par_run_prove(struct par_run *r, struct fwd_session *session, st
     struct fwd_path_info info;
     r->o->cand->describe(&info);
     FWD_TRY(repeat(r, session, n, &all, err));
-    int same_session = all.n;
+    int same_session = all.n, n_first = equal_first(r), n_steps = r->n_ids - r->n_prompt + 1;
+    bool same = all.n_equal == all.n;
     if (info.uses_cache) {
         FWD_TRY(par_run_dirty_slots(r, session, err));
         FWD_TRY(repeat(r, session, 1, &all, err));
-        par_run_add_proof(r, "a longer sequence leaves nothing", all.n_neutral == all.n ? PAR_HELD : PAR_MISTRUSTED,
-                          all.n_equal == all.n ? "the same bits after another, longer sequence in both slots (A-B-A)"
-                                               : "OTHER BITS after another, longer sequence in both slots (A-B-A)");
+        same = all.n_equal == all.n && n_first == n_steps;
+        par_run_add_proof(
+            r, "a longer sequence leaves nothing", same ? PAR_HELD : PAR_MISTRUSTED,
+            par_text_printf(r->text,
+                            "%s after another, longer sequence in both slots (A-B-A); %d of %d steps as in the session "
+                            "when it was new",
+                            all.n_equal == all.n ? "the same bits" : "OTHER BITS", n_first, n_steps));
     }
+    par_figures_set(r->figures, "deterministic", same);
     par_figures_set(r->figures, "neutral", all.n_neutral == all.n);
-    par_figures_set(r->figures, "deterministic", all.n_equal == all.n);
     par_figures_set(r->figures, "repeats", all.n);
     par_run_add_proof(
         r, "taps are neutral", all.n_neutral == all.n ? PAR_HELD : PAR_MISTRUSTED,

@@ -56,8 +56,9 @@ struct par_run {
     double *f64_ref, *f64_cand;                    /* [n_want] distances to path f64; NaN: not run */
     int n_spread;                                  /* ensemble runs done */
     int32_t *greedy;                               /* [n_decode + 1] the candidate's own choices */
-    struct par_store *store;                       /* the reference's taps */
-    struct par_report_op *ops;                     /* report rows, one per (op, layer) */
+    uint64_t *greedy_hash;     /* [n_decode + 1] of the logits that chose them, in a session as new */
+    struct par_store *store;   /* the reference's taps */
+    struct par_report_op *ops; /* report rows, one per (op, layer) */
     int n_ops;
     uint64_t base_hash;
     int n_accused_ref, n_accused_cand;
