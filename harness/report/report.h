@@ -61,6 +61,18 @@ struct par_report_arm {     /* one knob or op flipped */
     const char *result;  /* one line */
     const char *command; /* reproduces it */
 };
+struct par_report_impact { /* guilty ops replaced by the spec's, the candidate run on with the same ids */
+    const char *what;      /* "ffn_out of layer 3", "all 3 guilty ops together" */
+    enum fwd_op op;        /* FWD_OP_COUNT, -1: several */
+    int layer;
+    int n_ops;
+    bool judged;   /* the patched run was judged as well */
+    int n_accused; /* then: ops still accused in it */
+    bool same_bits;
+    int n_positions;      /* whose logits were looked at */
+    double before, after; /* of their distances to the reference, what is beyond the spread, summed */
+    double removes;       /* 1 - after / before; NaN where nothing is beyond the spread */
+};
 struct par_report_hypothesis {
     const char *id, *title;
     const char *verdict; /* "SUPPORTED" | "FALSIFIED" | "UNTESTED" */
@@ -126,6 +138,8 @@ struct par_report {
     int n_arms;
     const struct par_report_case *cases;
     int n_cases;
+    const struct par_report_impact *impact; /* together first, then by kind, then alone */
+    int n_impact;
     const struct par_report_hypothesis *hypotheses;
     int n_hypotheses;
     const struct par_report_contract *contracts;

@@ -128,6 +128,23 @@ static bool put_cases(cJSON *array, const struct par_report *r) {
     return array != NULL;
 }
 
+static bool put_impact(cJSON *array, const struct par_report *r) {
+    for (int i = 0; i < r->n_impact; i++) {
+        const struct par_report_impact *m = &r->impact[i];
+        cJSON *o = par_push_object(array);
+        if (!o || !par_put_text(o, "what", m->what) || !par_put_int(o, "ops", m->n_ops) ||
+            !par_put_bool(o, "same_bits", m->same_bits) || !par_put_int(o, "positions", m->n_positions) ||
+            !par_put_real(o, "before", m->before) || !par_put_real(o, "after", m->after) ||
+            !par_put_real(o, "removes", m->removes))
+            return false;
+        if (m->op < FWD_OP_COUNT && (!par_put_text(o, "op", fwd_op_name(m->op)) || !par_put_int(o, "layer", m->layer)))
+            return false;
+        if (m->judged && !par_put_int(o, "still_accused", m->n_accused))
+            return false;
+    }
+    return array != NULL;
+}
+
 static bool put_hypotheses(cJSON *array, const struct par_report *r) {
     for (int i = 0; i < r->n_hypotheses; i++) {
         const struct par_report_hypothesis *h = &r->hypotheses[i];
@@ -237,7 +254,8 @@ char *par_report_json(const struct par_report *r) {
     bool ok = root && par_put_text(root, "schema", PAR_REPORT_SCHEMA) && put_first_page(root, r) &&
               put_input(par_put_object(root, "input"), r) && put_logits(par_put_array(root, "logits"), r) &&
               put_ops(par_put_array(root, "ops"), r) && put_arms(par_put_array(root, "arms"), r) &&
-              put_cases(par_put_array(root, "cases"), r) && put_hypotheses(par_put_array(root, "hypotheses"), r) &&
+              put_impact(par_put_array(root, "impact"), r) && put_cases(par_put_array(root, "cases"), r) &&
+              put_hypotheses(par_put_array(root, "hypotheses"), r) &&
               put_contracts(par_put_array(root, "contracts"), r) && put_coverage(par_put_array(root, "coverage"), r) &&
               put_cells(par_put_array(root, "coverage_matrix"), r) &&
               put_pairs(par_put_array(root, "configuration"), r->config, r->n_config) &&

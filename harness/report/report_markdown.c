@@ -118,6 +118,14 @@ static void put_tables(const struct par_report *r, FILE *out) {
         const struct par_report_hypothesis *h = &r->hypotheses[i];
         put_cells(out, 4, (const char *const[]){h->id, h->title, h->verdict, h->evidence});
     }
+    if (r->n_impact)
+        (void)fprintf(out, "\n## Impact\n\n| replaced by the spec's | of the divergence removed |\n| --- | --- |\n");
+    for (int i = 0; i < r->n_impact; i++) {
+        char share[32] = "within the spread anyway";
+        if (r->impact[i].before > 0)
+            (void)snprintf(share, sizeof share, "%.1f %%", 100 * r->impact[i].removes);
+        put_cells(out, 2, (const char *const[]){r->impact[i].what, share});
+    }
     if (r->n_arms)
         (void)fprintf(out, "\n## Arms\n\n| arm | hypothesis | bits | result |\n| --- | --- | --- | --- |\n");
     for (int i = 0; i < r->n_arms; i++) {

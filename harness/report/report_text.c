@@ -293,6 +293,43 @@ static void put_op_kinds(const struct par_report *r, FILE *out) {
     }
 }
 
+/* "removes 98 %", or why there is no share. */
+static void put_removed(const struct par_report_impact *m, FILE *out) {
+    if (m->same_bits)
+        (void)fprintf(out, "%-24s", "same logits");
+    else if (!(m->before > 0))
+        (void)fprintf(out, "%-24s", "within the spread anyway");
+    else if (m->removes > 0.9995)
+        (void)fprintf(out, "%-24s", "removes all of it");
+    else if (m->removes >= 0)
+        (void)fprintf(out, "removes %5.1f %%         ", 100 * m->removes);
+    else
+        (void)fprintf(out, "%-24s", "makes it worse");
+}
+
+/* What each guilty op does to the logits. */
+static void put_impact(const struct par_report *r, FILE *out) {
+    if (r->n_impact == 0)
+        return;
+    put_title(out, "impact: guilty ops replaced by the spec's value, the path run on; what that does to the logits");
+    (void)fprintf(out, "Divergence: distance to the reference beyond the spread, summed over %d positions: %.4g\n",
+                  r->impact[0].n_positions, r->impact[0].before);
+    bool ref_guilty = false;
+    for (int i = 0; i < r->n_ops; i++)
+        ref_guilty = ref_guilty || par_verdict_accuses(par_row_shown(par_side_row(&r->ops[i], PAR_SIDE_REF)));
+    if (ref_guilty)
+        (void)fprintf(out, "The reference is guilty too: a distance to it is no measure of harm.\n");
+    for (int i = 0; i < r->n_impact; i++) {
+        const struct par_report_impact *m = &r->impact[i];
+        (void)fprintf(out, "%-52s ", text_or(m->what, "?"));
+        put_removed(m, out);
+        if (m->judged && m->n_accused)
+            (void)fprintf(out, "  %d ops still accused\n", m->n_accused);
+        else
+            (void)fprintf(out, "%s\n", m->judged ? "  nothing accused any more" : "");
+    }
+}
+
 static void put_arms(const struct par_report *r, enum par_report_detail detail, FILE *out) {
     put_title(out, "arms: one knob or op flipped");
     if (r->n_arms == 0)
@@ -441,6 +478,7 @@ void par_report_text(const struct par_report *r, enum par_report_detail detail, 
     put_op_kinds(r, out);
     if (detail == PAR_DETAIL_FULL)
         put_all_ops(r, out);
+    put_impact(r, out);
     put_arms(r, detail, out);
     put_cases(r, out);
     put_hypotheses(r, out);

@@ -2,6 +2,7 @@
 #include "run/run.h"
 
 #include "contract/hypothesis.h"
+#include "localise/impact.h"
 #include "run/run_ledger.h"
 #include "run/run_state.h"
 
@@ -243,7 +244,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     FWD_TRY(par_run_arms_in_session(r, *session, err));
     t[5] = par_seconds();
     if (r->n_accused_cand) /* with nothing accused there is nothing to heal */
-        FWD_TRY(par_run_interventions(r, *session, err));
+        FWD_TRY(par_run_impact(r, *session, err));
     t[6] = par_seconds();
     r->o->cand->close(*session); /* two sets of packed weights at once would not fit the memory bound */
     *session = NULL;

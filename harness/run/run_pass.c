@@ -395,6 +395,12 @@ static bool is_sampled(const struct par_run *r, int pos, int n_ids) {
            (pos % SAMPLE_EVERY == r->worst.pos % SAMPLE_EVERY || pos == r->n_prompt - 1 || pos == n_ids - 1);
 }
 
+/* What of a distance to the reference correct runs do not explain. */
+static double excess_of(double distance, double spread) {
+    double over = distance - (isfinite(spread) ? spread : 0);
+    return !isfinite(distance) ? 10 : over > 0 ? over : 0;
+}
+
 /* The sampled rows of logits_work against the reference's and the base run's rows of the same positions. */
 static void compare_sample(struct par_run *r, const uint8_t *want, int n_ids, struct par_pass *out) {
     size_t row_bytes = (size_t)r->n_vocab * sizeof(float);
@@ -403,19 +409,23 @@ static void compare_sample(struct par_run *r, const uint8_t *want, int n_ids, st
     for (int i = 0; i < r->n_want && r->want_pos[i] < n_ids; i++) {
         if (!want[r->want_pos[i]])
             continue;
-        double d = par_centred_distance(r->logits_ref + (int64_t)i * r->n_vocab, work, r->n_vocab);
+        const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *base = r->logits_cand + (int64_t)i * r->n_vocab;
+        double d = par_centred_distance(ref, work, r->n_vocab), d_base = par_centred_distance(ref, base, r->n_vocab);
         double relative = d / r->spread_distance[i];
         out->distance_last = d;
+        out->distance_last_base = d_base;
+        out->excess += excess_of(d, r->spread_distance[i]);
+        out->excess_base += excess_of(d_base, r->spread_distance[i]);
         out->distance = !(relative <= out->distance) ? relative : out->distance;
-        out->same_bits = out->same_bits && !memcmp(work, r->logits_cand + (int64_t)i * r->n_vocab, row_bytes);
+        out->same_bits = out->same_bits && !memcmp(work, base, row_bytes);
         work += r->n_vocab;
         out->n_logits++;
     }
     out->logits_hash = fwd_hash64(r->logits_work, (size_t)out->n_logits * row_bytes);
 }
 
-enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
-                                struct par_pass *out, struct fwd_error *err) {
+static enum fwd_status look_again(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                                  bool judged, struct par_pass *out, struct fwd_error *err) {
     /* A worst element in the prompt shows without the decode steps; a cache row may be spoilt by a later call. */
     bool in_prompt = r->worst.pos < r->n_prompt && par_class_of(r->worst_op) != PAR_CLASS_KV;
     int n_ids = in_prompt ? r->n_prompt : r->n_ids;
@@ -427,16 +437,31 @@ enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, 
     for (int pos = 0; pos < n_ids; pos++)
         want[pos] = is_sampled(r, pos, n_ids);
     w.want = want;
-    enum fwd_status rc = judged_pass(&w, &drive, SAMPLE_EVERY, r->worst.pos % SAMPLE_EVERY, r->logits_work, err);
+    enum fwd_status rc = judged
+                             ? judged_pass(&w, &drive, SAMPLE_EVERY, r->worst.pos % SAMPLE_EVERY, r->logits_work, err)
+                             : par_drive_run(&drive, r->ids, r->n_prompt, n_ids, want, r->logits_work, err);
     const struct par_op_row *rows;
     int n_rows = 0;
-    if (rc == FWD_OK)
+    if (rc == FWD_OK && judged)
         rc = par_judge_rows(w.judge, &rows, &n_rows, err);
     for (int i = 0; rc == FWD_OK && i < n_rows; i++)
-        out->n_accused += accused(&rows[i]);
+        if (accused(&rows[i])) {
+            out->n_accused++;
+            out->n_accused_of[par_class_of(rows[i].op)]++;
+        }
     par_judge_close(w.judge);
     if (rc == FWD_OK)
         compare_sample(r, want, n_ids, out);
     fwd_free(want);
     return rc;
+}
+
+enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                                struct par_pass *out, struct fwd_error *err) {
+    return look_again(r, session, schedule, chunk, true, out, err);
+}
+
+enum fwd_status par_run_relook(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                               struct par_pass *out, struct fwd_error *err) {
+    return look_again(r, session, schedule, chunk, false, out, err);
 }

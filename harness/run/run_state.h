@@ -27,11 +27,16 @@ enum par_op_class par_class_of(enum fwd_op op);
 /* One more pass of the candidate, in which something was changed. */
 struct par_pass {
     uint64_t logits_hash;
-    bool same_bits;       /* as the base run's, at the positions looked at */
-    int n_logits;         /* these positions; 0: all of the run's */
-    int n_accused;        /* op rows DIVERGED or NONFINITE */
+    bool same_bits; /* as the base run's, at the positions looked at */
+    int n_logits;   /* these positions; 0: all of the run's */
+    int n_accused;  /* op rows DIVERGED or NONFINITE */
+    int n_accused_of[PAR_CLASS_COUNT];
     double distance;      /* largest over positions of the logits' centred distance / spread, NaN without spread */
     double distance_last; /* relative L2 at the last position */
+    double distance_last_base;
+    /* What of the distances to the reference lies beyond the spread, summed over the positions looked at; and of the
+     * base run's at the same positions. Logits that are not finite count as 10. */
+    double excess, excess_base;
 };
 
 struct par_run {
@@ -97,6 +102,9 @@ enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session
  */
 enum fwd_status par_run_rejudge(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
                                 struct par_pass *out, struct fwd_error *err);
+/* The same without a judge. */
+enum fwd_status par_run_relook(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
+                               struct par_pass *out, struct fwd_error *err);
 /* Logits only. */
 enum fwd_status par_run_logits(struct par_run *r, struct fwd_session *session, enum par_schedule schedule, int chunk,
                                float *logits, uint64_t *hash, struct fwd_error *err);
@@ -112,8 +120,6 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err);
 /* run_arms.c */
 enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
 enum fwd_status par_run_arms_reopened(struct par_run *r, struct fwd_error *err);
-/* localise/intervene.c */
-enum fwd_status par_run_interventions(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
 /* run_findings.c: where and why, for the accused ops of both sides. */
 enum fwd_status par_run_findings(struct par_run *r, struct fwd_error *err);
 /* run_cases.c: reproducers, into o->cases_dir. No session may be open. */
