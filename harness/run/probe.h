@@ -35,6 +35,7 @@ struct par_probe_args {
     int chunk;
     struct par_fault *fault; /* placed; planted for this pass when its role is the session's; or NULL */
     size_t evidence_bytes;
+    bool dirty_first;           /* a longer, other sequence goes before the judged one, the fault planted */
     bool repeat;                /* also without taps, and again after a longer sequence (only while no op is accused) */
     struct par_store *keep;     /* taps go here, or NULL */
     struct par_tool_gates *own; /* held beside the clean run of the same path, or NULL */
@@ -52,7 +53,7 @@ struct par_probe {
     bool repeated;       /* repeats were made, and: */
     bool same_bits;      /* all of them had the logits of the judged pass */
     /* Of the planted op: the largest |faulty - clean| / bound over its elements, clean being what the path's own kernel
-     * makes of the same inputs. Cut at PAR_RATIO_CAP; -1: no op was planted, or it has no evaluator. */
+     * makes of the same inputs. Cut at PAR_RATIO_CAP; -1: no op was planted, it has no evaluator, or it is a cache. */
     double moved;
 };
 /* The tap of (op, layer) at a position: a hash of its bits (of a cache: of all rows as they were when the call that

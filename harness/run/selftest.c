@@ -2,6 +2,10 @@
  * selftest.h. */
 #include "run/selftest.h"
 
+#include "localise/pattern.h"
+#include "run/selftest_place.h"
+#include "spec/ratio_histogram.h"
+
 #include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
@@ -228,7 +232,7 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
                                   struct par_tool_gates *other, struct side *out) {
     struct par_prober *own = NULL, *p = w->prober[role];
     struct par_probe_args args = args_of(w);
-    if (r->row->shared) {
+    if (r->row->hook || r->row->model_hook) {
         FWD_TRY(open_prober(w, role, head_of(r->row), &r->fault, &own));
         p = own;
         out->n_differences = par_prober_differences(p, true, out->difference, sizeof out->difference);
@@ -236,6 +240,7 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
     par_fault_forget(&r->fault);
     args.fault = &r->fault;
     args.repeat = true;
+    args.dirty_first = r->row->change == PAR_CHANGE_STATE; /* only then can it act in the judged pass */
     args.keep = keep;
     args.own = w->base.own[role];
     args.other = other;
@@ -276,8 +281,9 @@ static const struct par_op_row *find_row(const struct par_probe *p, enum fwd_op 
 /* The op that is guilty in truth: where it was planted; of a hook the first whose bits changed, and every other that
  * reads the same thing. */
 static void judge_name(struct par_selftest_record *r, const struct side *s) {
-    if (!r->row->shared) {
-        r->op_right = r->op == r->fault.op;
+    if (r->row->ops) { /* it has a place; a binding of two weights goes wrong at the first of them */
+        enum fwd_op op = r->row->plant ? r->fault.op : s->change_op;
+        r->op_right = r->op == op;
         r->layer_right = r->op_right && r->layer == r->fault.layer;
         return;
     }
@@ -286,10 +292,22 @@ static void judge_name(struct par_selftest_record *r, const struct side *s) {
     r->layer_right = r->op_right;
 }
 
-static void conclude(const struct work *w, struct par_selftest_record *r, struct side sides[N_ROLES]) {
+/* Where inside the op, and why: asked of the evidence of the op that is named. */
+static enum fwd_status localise(struct work *w, struct par_selftest_record *r, const struct side *s) {
+    const struct par_evidence *item = par_evidence_find(&s->probe.evidence, r->op, r->layer);
+    struct par_pattern pattern;
+    if (!item)
+        return FWD_OK;
+    FWD_TRY(par_pattern_find(w->spec, w->pool, item, &pattern, w->err));
+    (void)snprintf(r->pattern_text, sizeof r->pattern_text, "%s", pattern.text);
+    if (r->op_right && r->layer_right)
+        r->sub_op = par_selftest_place_found(&r->fault, w->spec, &pattern);
+    return FWD_OK;
+}
+
+static enum fwd_status conclude(struct work *w, struct par_selftest_record *r, struct side sides[N_ROLES]) {
     const struct side *cand = &sides[PAR_ROLE_CANDIDATE], *ref = &sides[PAR_ROLE_REFERENCE];
     const struct side *shown = cand->first ? cand : ref->first ? ref : NULL;
-    (void)w;
     bool differs = cand->n_differences + ref->n_differences > 0;
     bool unstable = (cand->probe.repeated && !cand->probe.same_bits) || (ref->probe.repeated && !ref->probe.same_bits);
     r->n_accused = cand->n_accused + ref->n_accused;
@@ -299,7 +317,9 @@ static void conclude(const struct work *w, struct par_selftest_record *r, struct
             : differs  ? "config"
             : unstable ? "repeat"
                        : "";
-    if (r->moved < 0) {
+    if (r->moved < 0 && r->row->plant && r->state == PAR_SELFTEST_CHANGED) {
+        r->moved = PAR_RATIO_CAP; /* a cache: its bound is 0 */
+    } else if (r->moved < 0) {
         const struct side *s = cand->changed ? cand : ref;
         const struct par_op_row *row = s->ran ? find_row(&s->probe, s->change_op, s->change_layer) : NULL;
         r->moved = row ? row->ratio_max : -1;
@@ -311,10 +331,13 @@ static void conclude(const struct work *w, struct par_selftest_record *r, struct
         judge_name(r, shown);
         r->side = cand->first && ref->first ? "both" : cand->first ? "candidate" : "reference";
         r->side_right = !strcmp(r->side, par_fault_side(&r->fault));
-    } else if (differs) {
+        return localise(w, r, shown);
+    }
+    if (differs) {
         r->op_right = r->layer_right = true; /* the changed value or weight itself is named */
         (void)snprintf(r->why, sizeof r->why, "%s", cand->n_differences ? cand->difference : ref->difference);
     }
+    return FWD_OK;
 }
 
 static enum fwd_status probe_fault(struct work *w, struct par_selftest_record *r) {
@@ -335,7 +358,7 @@ static enum fwd_status probe_fault(struct work *w, struct par_selftest_record *r
         rc = probe_side(w, r, PAR_ROLE_CANDIDATE, NULL, beside ? beside : w->base.other[PAR_ROLE_CANDIDATE],
                         &sides[PAR_ROLE_CANDIDATE]);
     if (rc == FWD_OK)
-        conclude(w, r, sides);
+        rc = conclude(w, r, sides);
     for (int role = 0; role < N_ROLES; role++)
         par_probe_free(&sides[role].probe);
     par_tool_gates_close(beside);
@@ -437,6 +460,8 @@ enum fwd_status par_selftest_run(const struct par_selftest_options *options, str
 }
 
 void par_selftest_free(struct par_selftest *s) {
+    for (int i = 0; i < s->n_records; i++)
+        par_fault_free(&s->records[i].fault);
     fwd_free(s->records);
     memset(s, 0, sizeof *s);
 }

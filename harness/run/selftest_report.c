@@ -159,11 +159,12 @@ static void put_clean(const struct par_selftest *s, FILE *out) {
     for (int i = 0; i < c->n_alarms; i++)
         (void)fprintf(out, "  FALSE ALARM: %s\n", c->alarms[i].where);
     if (c->n_tensors) {
-        (void)fprintf(out, "a clean candidate beside the reference, refused by other tools' gates:");
+        (void)fprintf(out,
+                      "a clean candidate beside the reference, tap tensors of %d that gates refuse:", c->n_tensors);
         for (int g = 0; g < PAR_GATE_COUNT; g++)
-            (void)fprintf(out, "%s %d by %s", g ? "," : "", c->gate_alarms[g],
+            (void)fprintf(out, "%s\n  %d by %s", g ? "," : "", c->gate_alarms[g],
                           par_tool_gate_name((enum par_tool_gate)g));
-        (void)fprintf(out, "\n  of %d tap tensors\n", c->n_tensors);
+        (void)fprintf(out, "\n");
     }
 }
 
