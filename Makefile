@@ -56,7 +56,7 @@ tests := $(patsubst %.c,$(B)/bin/%,$(notdir $(test_src)))
 fuzzers := $(patsubst %.c,$(B)/bin/%,$(notdir $(filter-out %_driver.c,$(fuzz_src))))
 parity := $(B)/bin/parity
 
-.PHONY: help all check check-long check-sanitized parity model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
+.PHONY: help all check check-long check-sanitized parity selftest model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
 
 help: ## this list
 	@awk -F'## ' '/^[a-z-]+:.*## /{split($$1,t,":"); printf "  make %-14s %s\n", t[1], $$2}' $(MAKEFILE_LIST)

@@ -13,3 +13,7 @@ parity: export PROMPT := $(PROMPT)
 parity: export PATHS := $(PATHS)
 parity: $(parity) $(if $(MODEL),,$(tiny_model)) ## the differential run: MODEL=name-or-path PROMPT=... PATHS=... ARGS=...
 	@sh ci/parity.sh $(parity) $(tiny_model) $(ARGS)
+
+selftest: export MODEL := $(MODEL)
+selftest: $(parity) ## how good the instrument is, measured: MODEL=name-or-path (default: built in) ARGS=...
+	@$(parity) selftest $${MODEL:+"$$MODEL"} $(ARGS)

@@ -2,6 +2,7 @@
  * selftest.h. */
 #include "run/selftest.h"
 
+#include "localise/explain.h"
 #include "localise/pattern.h"
 #include "run/selftest_place.h"
 #include "spec/ratio_histogram.h"
@@ -14,6 +15,7 @@
 /* A probe: chunks of 9 have a vector tail, the last chunk of the prompt few positions, then decode steps. Long ones
  * reach what starts at position 64. */
 enum { SHORT_PROMPT = 24, LONG_PROMPT = 72, DECODE = 3, CHUNK = 9, N_LENGTHS = 2, N_ROLES = 2 };
+enum { WEIGHT_POSITIONS = 78, MOST_IDS = 78 };
 #define EVIDENCE_BYTES ((size_t)64 << 20)
 
 /* Clean passes of both roles over one sequence: what faulty ones are held beside. */
@@ -29,7 +31,7 @@ struct work {
     struct par_selftest *s;
     struct par_spec_model *spec;
     struct fwd_pool *pool;
-    int32_t *ids;                       /* [LONG_PROMPT + DECODE] */
+    int32_t *ids;                       /* [MOST_IDS] */
     struct par_prober *prober[N_ROLES]; /* of the current form of the head */
     struct base base;
     int n_done;
@@ -292,6 +294,18 @@ static void judge_name(struct par_selftest_record *r, const struct side *s) {
     r->layer_right = r->op_right;
 }
 
+static enum fwd_status diagnose(struct work *w, struct par_selftest_record *r, const struct par_evidence *item) {
+    struct par_explain_context context = {
+        .model = w->spec, .pool = w->pool, .tokens = w->ids, .n_tokens = w->base.n_ids, .n_prompt = w->base.n_prompt};
+    struct par_diagnosis d;
+    FWD_TRY(par_explain(&context, item, &d, w->err));
+    const char *name = d.signature ? d.signature->name : NULL;
+    (void)snprintf(r->diagnosed, sizeof r->diagnosed, "%s", name ? name : "unexplained");
+    (void)snprintf(r->diagnosis_text, sizeof r->diagnosis_text, "%s", name ? d.text : "");
+    r->diagnosis = r->row->signature && name ? !strcmp(name, r->row->signature) : !r->row->signature == !name;
+    return FWD_OK;
+}
+
 /* Where inside the op, and why: asked of the evidence of the op that is named. */
 static enum fwd_status localise(struct work *w, struct par_selftest_record *r, const struct side *s) {
     const struct par_evidence *item = par_evidence_find(&s->probe.evidence, r->op, r->layer);
@@ -302,7 +316,7 @@ static enum fwd_status localise(struct work *w, struct par_selftest_record *r, c
     (void)snprintf(r->pattern_text, sizeof r->pattern_text, "%s", pattern.text);
     if (r->op_right && r->layer_right)
         r->sub_op = par_selftest_place_found(&r->fault, w->spec, &pattern);
-    return FWD_OK;
+    return diagnose(w, r, item);
 }
 
 static enum fwd_status conclude(struct work *w, struct par_selftest_record *r, struct side sides[N_ROLES]) {
@@ -422,7 +436,7 @@ static enum fwd_status probe_all(struct work *w) {
 
 static enum fwd_status set_up(struct work *w) {
     const struct par_selftest_options *o = w->o;
-    int n = LONG_PROMPT + DECODE;
+    int n = MOST_IDS;
     FWD_FAIL_IF(o->n_ids < 1, FWD_EINPUT, w->err, "selftest: a prompt of %d tokens, expected at least 1", o->n_ids);
     FWD_FAIL_IF(o->n_seeds < 1, FWD_EINPUT, w->err, "selftest: %d places a fault, expected at least 1", o->n_seeds);
     FWD_TRY(o->ref->probe(w->err));
@@ -434,6 +448,20 @@ static enum fwd_status set_up(struct work *w) {
     for (int i = 0; i < n; i++)
         w->ids[i] = o->ids[i % o->n_ids];
     return FWD_OK;
+}
+
+static enum fwd_status try_weights(struct work *w) {
+    struct par_weight_trials_options options = {.file = w->o->file,
+                                                .path = w->o->cand,
+                                                .ids = w->ids,
+                                                .n_ids = WEIGHT_POSITIONS,
+                                                .n_trials = w->o->n_weights,
+                                                .seed = 1,
+                                                .n_threads = w->o->knobs.n_threads,
+                                                .progress = w->o->progress,
+                                                .progress_ud = w->o->progress_ud};
+    enum fwd_status rc = par_selftest_one_weight(&options, &w->s->weights, w->err);
+    return rc == FWD_EUNSUPPORTED ? FWD_OK : rc; /* no 4-bit matrix here: said as not measured */
 }
 
 enum fwd_status par_selftest_run(const struct par_selftest_options *options, struct par_selftest *out,
@@ -450,6 +478,8 @@ enum fwd_status par_selftest_run(const struct par_selftest_options *options, str
     if (rc == FWD_OK)
         rc = probe_all(&w);
     out->seconds_faults = par_seconds() - start - out->seconds_clean;
+    if (rc == FWD_OK && options->n_weights > 0)
+        rc = try_weights(&w);
     if (rc == FWD_OK)
         par_selftest_figures(out);
     progress(&w, "", -1, 0);

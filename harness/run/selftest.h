@@ -7,6 +7,7 @@
 #include "fault/fault.h"
 #include "run/probe.h"
 #include "run/run_state.h"
+#include "run/selftest_weight.h"
 
 struct par_selftest_options {
     const struct fwd_gguf *file;
@@ -18,6 +19,7 @@ struct par_selftest_options {
     const char *faults;              /* glob over fault names, or NULL: all; "": none */
     int n_seeds;                     /* places a fault */
     int n_prompts;                   /* of the clean runs; 0: none are made */
+    int n_weights;                   /* trials of one 4-bit weight off by one */
     uint64_t clean_elements;         /* judged in clean runs, at least */
     bool quick;                      /* faults in the candidate alone, clean runs on this machine's own kernels alone */
     void (*progress)(void *ud, const char *what, int64_t done, int64_t total);
@@ -84,12 +86,13 @@ struct par_selftest_figure {
     uint64_t n, of;
     bool measured, gated, reached;
 };
-enum { PAR_SELFTEST_FIGURES = 20 };
+enum { PAR_SELFTEST_FIGURES = 24 };
 
 struct par_selftest {
     struct par_selftest_record *records;
     int n_records;
     struct par_selftest_clean clean;
+    struct par_weight_trials weights; /* tried == 0: not asked, or no 4-bit matrix */
     struct par_selftest_figure figures[PAR_SELFTEST_FIGURES];
     int n_figures;
     uint64_t clean_asked;

@@ -54,6 +54,19 @@ static void put(struct par_selftest *s, const char *name, const char *text, stru
     f->reached = f->measured && f->value >= at_least;
 }
 
+/* One 4-bit weight off by one. */
+static void put_weights(struct par_selftest *s) {
+    const struct par_weight_trials *w = &s->weights;
+    struct count one = {(uint64_t)w->found_one, (uint64_t)w->tried};
+    struct count one_block = {(uint64_t)w->block_named_one, (uint64_t)w->tried};
+    struct count all = {(uint64_t)w->block_named_all, (uint64_t)w->changed_all};
+    struct count all_found = {(uint64_t)w->found_all, (uint64_t)w->changed_all};
+    put(s, "weight_found_one_position", "one weight: row found from one position", one, 0);
+    put(s, "weight_one_position", "one weight: row found and K-block named, from one position", one_block, 0.93);
+    put(s, "weight_found", "one weight: row found from 78 positions, of those that change any", all_found, 0);
+    put(s, "weight", "one weight: and K-block named, of those that change any", all, 0.999);
+}
+
 static void put_clean(struct par_selftest *s) {
     const struct par_selftest_clean *c = &s->clean;
     struct par_selftest_figure *f = &s->figures[s->n_figures++];
@@ -90,6 +103,7 @@ void par_selftest_figures(struct par_selftest *s) {
     put(s, "diagnosis", "diagnosis right, of those with a signature", t.diagnosed, 0.97);
     put(s, "unexplained", "\"unexplained\", of those without", t.unexplained, 1);
     put(s, "side", "side right, of those with an op named", t.side, 0);
+    put_weights(s);
     put_clean(s);
     for (int g = 0; g < PAR_GATE_COUNT; g++)
         put(s, clean_names[g], clean_texts[g], t.beside_clean[g], 0);

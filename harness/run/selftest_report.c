@@ -127,7 +127,7 @@ static void put_misses(const struct par_selftest *s, FILE *out) {
         if (!any)
             (void)fprintf(out, "\nmissed, at least in part:\n");
         any = true;
-        (void)fprintf(out, "  %s: moved %.3g bounds, ", r->place, r->moved);
+        (void)fprintf(out, "  %s: moved %.3g bounds\n    ", r->place, r->moved);
         if (!r->detected)
             (void)fprintf(out, "not detected\n");
         else if (!r->named)
@@ -168,6 +168,21 @@ static void put_clean(const struct par_selftest *s, FILE *out) {
     }
 }
 
+static void put_weights(const struct par_selftest *s, FILE *out) {
+    const struct par_weight_trials *w = &s->weights;
+    if (!w->tried)
+        return;
+    (void)fprintf(
+        out,
+        "\none weight off by one, %d times, in %d matrices of 4 bits: from one of %d positions %d change the\n"
+        "row, %d found, %d with K-block, %d with the weight itself; from all positions %d, %d, %d, %d.\n"
+        "%d other rows accused. NMSE, cosine, allclose see %d, %d, %d; with nothing changed, held against float\n"
+        "activations, they refuse %d, %d, %d.\n",
+        w->tried, w->n_matrices, w->n_positions, w->changed_one, w->found_one, w->block_named_one, w->weight_named_one,
+        w->changed_all, w->found_all, w->block_named_all, w->weight_named_all, w->other_rows_accused, w->nmse_sees,
+        w->cosine_sees, w->allclose_sees, w->nmse_alarms, w->cosine_alarms, w->allclose_alarms);
+}
+
 static void put_figure(const struct par_selftest_figure *f, FILE *out) {
     char value[48] = "not measured", need[24] = "";
     if (f->measured && f->gated && f->at_least == 0)
@@ -195,6 +210,7 @@ void par_selftest_text(const struct par_selftest *s, const struct par_selftest_r
         put_faults(s, out);
     put_misses(s, out);
     put_clean(s, out);
+    put_weights(s, out);
     (void)fprintf(out, "\n%-66s %22s %7s\n", "figure", "measured", "asked");
     for (int i = 0; i < s->n_figures; i++)
         put_figure(&s->figures[i], out);
@@ -262,6 +278,21 @@ static bool put_clean_json(struct cJSON *o, const struct par_selftest_clean *c) 
     return ok;
 }
 
+static bool put_weights_json(struct cJSON *o, const struct par_weight_trials *w) {
+    return par_put_int(o, "tried", w->tried) && par_put_int(o, "matrices", w->n_matrices) &&
+           par_put_int(o, "positions", w->n_positions) && par_put_int(o, "changed_all", w->changed_all) &&
+           par_put_int(o, "changed_one", w->changed_one) && par_put_int(o, "found_all", w->found_all) &&
+           par_put_int(o, "found_one", w->found_one) && par_put_int(o, "block_named_all", w->block_named_all) &&
+           par_put_int(o, "block_named_one", w->block_named_one) &&
+           par_put_int(o, "weight_named_all", w->weight_named_all) &&
+           par_put_int(o, "weight_named_one", w->weight_named_one) && par_put_int(o, "misnamed_all", w->misnamed_all) &&
+           par_put_int(o, "misnamed_one", w->misnamed_one) &&
+           par_put_int(o, "other_rows_accused", w->other_rows_accused) && par_put_int(o, "nmse_sees", w->nmse_sees) &&
+           par_put_int(o, "cosine_sees", w->cosine_sees) && par_put_int(o, "allclose_sees", w->allclose_sees) &&
+           par_put_int(o, "nmse_alarms", w->nmse_alarms) && par_put_int(o, "cosine_alarms", w->cosine_alarms) &&
+           par_put_int(o, "allclose_alarms", w->allclose_alarms) && par_put_real(o, "seconds", w->seconds);
+}
+
 static bool put_figure_json(struct cJSON *o, const struct par_selftest_figure *f) {
     return par_put_text(o, "name", f->name) && par_put_text(o, "text", f->text) &&
            par_put_bool(o, "measured", f->measured) && par_put_real(o, "value", f->value) &&
@@ -288,6 +319,8 @@ char *par_selftest_json(const struct par_selftest *s, const struct par_selftest_
     }
     struct cJSON *clean = ok ? par_put_object(root, "clean") : NULL;
     ok = ok && clean && put_clean_json(clean, &s->clean);
+    struct cJSON *weights = ok && s->weights.tried ? par_put_object(root, "one_weight") : NULL;
+    ok = ok && (!s->weights.tried || (weights && put_weights_json(weights, &s->weights)));
     struct cJSON *faults = ok ? par_put_array(root, "faults") : NULL;
     ok = ok && faults;
     for (int i = 0; ok && i < s->n_records; i++) {
