@@ -52,6 +52,9 @@ struct par_probe {
     uint64_t n_elements; /* judged */
     bool repeated;       /* repeats were made, and: */
     bool same_bits;      /* all of them had the logits of the judged pass */
+    /* Where bits differ when the pass is repeated: the first tap in forward order; FWD_OP_COUNT: none was caught. */
+    enum fwd_op unstable_op;
+    int unstable_layer;
     /* Of the planted op: the largest |faulty - clean| / bound over its elements, clean being what the path's own kernel
      * makes of the same inputs. Cut at PAR_RATIO_CAP; -1: no op was planted, it has no evaluator, or it is a cache. */
     double moved;

@@ -230,6 +230,20 @@ struct side {
     int change_layer;
 };
 
+static const struct par_op_row *find_row(const struct par_probe *p, enum fwd_op op, int layer) {
+    for (int i = 0; i < p->n_rows; i++)
+        if (p->rows[i].op == op && p->rows[i].layer == layer)
+            return &p->rows[i];
+    return NULL;
+}
+
+/* Accused, or mistrusted for what it puts out (mostly zero, constant), which its clean run was not. */
+static bool is_seen(const struct par_op_row *row, const struct par_probe *clean) {
+    const struct par_op_row *was = find_row(clean, row->op, row->layer);
+    return par_row_accused(row) ||
+           (row->verdict == PAR_MISTRUSTED && row->n_over && was && was->verdict != PAR_MISTRUSTED);
+}
+
 static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r, int role, struct par_store *keep,
                                   struct par_tool_gates *other, struct side *out) {
     struct par_prober *own = NULL, *p = w->prober[role];
@@ -256,7 +270,7 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
     for (int i = 0; i < out->probe.n_rows; i++) {
         const struct par_op_row *row = &out->probe.rows[i];
         r->ratio_max = row->ratio_max > r->ratio_max ? row->ratio_max : r->ratio_max;
-        if (!par_row_accused(row))
+        if (!is_seen(row, &w->base.clean[role]))
             continue;
         out->first = out->first ? out->first : row;
         out->n_accused++;
@@ -271,13 +285,6 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
             r->beside_other[g] = par_tool_gates_failed(other, w->base.other_clean[role], (enum par_tool_gate)g);
     }
     return FWD_OK;
-}
-
-static const struct par_op_row *find_row(const struct par_probe *p, enum fwd_op op, int layer) {
-    for (int i = 0; i < p->n_rows; i++)
-        if (p->rows[i].op == op && p->rows[i].layer == layer)
-            return &p->rows[i];
-    return NULL;
 }
 
 /* The op that is guilty in truth: where it was planted; of a hook the first whose bits changed, and every other that
@@ -319,31 +326,59 @@ static enum fwd_status localise(struct work *w, struct par_selftest_record *r, c
     return diagnose(w, r, item);
 }
 
+static bool is_unstable(const struct side *s) {
+    return s->ran && s->probe.repeated && !s->probe.same_bits;
+}
+
+/* The op that the side's evidence names: accused, or the first with other bits when repeated. */
+static bool find_name(const struct side *s, enum fwd_op *op, int *layer) {
+    if (s->first) {
+        *op = s->first->op;
+        *layer = s->first->layer;
+        return true;
+    }
+    if (!is_unstable(s) || s->probe.unstable_op == FWD_OP_COUNT)
+        return false;
+    *op = s->probe.unstable_op;
+    *layer = s->probe.unstable_layer;
+    return true;
+}
+
+static const char *way_of(const struct side *s, bool differs, bool unstable) {
+    if (s && s->first)
+        return s->first->verdict == PAR_NONFINITE    ? "nonfinite"
+               : s->first->verdict == PAR_MISTRUSTED ? "mistrusted"
+                                                     : "op";
+    return differs ? "config" : unstable ? "repeat" : "";
+}
+
+/* How far a fault moved an element where running both kernels did not tell. */
+static double move_otherwise(const struct par_selftest_record *r, const struct side *s) {
+    if (r->row->plant)
+        return PAR_RATIO_CAP; /* a cache: its bound is 0 */
+    const struct par_op_row *row = s->ran ? find_row(&s->probe, s->change_op, s->change_layer) : NULL;
+    return row ? row->ratio_max : -1;
+}
+
 static enum fwd_status conclude(struct work *w, struct par_selftest_record *r, struct side sides[N_ROLES]) {
     const struct side *cand = &sides[PAR_ROLE_CANDIDATE], *ref = &sides[PAR_ROLE_REFERENCE];
-    const struct side *shown = cand->first ? cand : ref->first ? ref : NULL;
-    bool differs = cand->n_differences + ref->n_differences > 0;
-    bool unstable = (cand->probe.repeated && !cand->probe.same_bits) || (ref->probe.repeated && !ref->probe.same_bits);
+    enum fwd_op op_cand, op_ref;
+    int layer_cand, layer_ref;
+    bool differs = cand->n_differences + ref->n_differences > 0, unstable = is_unstable(cand) || is_unstable(ref);
+    bool by_cand = find_name(cand, &op_cand, &layer_cand), by_ref = find_name(ref, &op_ref, &layer_ref);
+    const struct side *shown = by_cand ? cand : by_ref ? ref : NULL;
     r->n_accused = cand->n_accused + ref->n_accused;
     r->state = cand->changed || ref->changed || differs ? PAR_SELFTEST_CHANGED : PAR_SELFTEST_NO_EFFECT;
     r->detected = shown || unstable || differs;
-    r->by = shown      ? shown->first->verdict == PAR_NONFINITE ? "nonfinite" : "op"
-            : differs  ? "config"
-            : unstable ? "repeat"
-                       : "";
-    if (r->moved < 0 && r->row->plant && r->state == PAR_SELFTEST_CHANGED) {
-        r->moved = PAR_RATIO_CAP; /* a cache: its bound is 0 */
-    } else if (r->moved < 0) {
-        const struct side *s = cand->changed ? cand : ref;
-        const struct par_op_row *row = s->ran ? find_row(&s->probe, s->change_op, s->change_layer) : NULL;
-        r->moved = row ? row->ratio_max : -1;
-    }
+    r->by = way_of(shown, differs, unstable);
+    if (r->moved < 0 && r->state == PAR_SELFTEST_CHANGED)
+        r->moved = move_otherwise(r, cand->changed ? cand : ref);
     if (shown) {
         r->named = true;
-        r->op = shown->first->op;
-        r->layer = shown->first->layer;
+        r->op = by_cand ? op_cand : op_ref;
+        r->layer = by_cand ? layer_cand : layer_ref;
         judge_name(r, shown);
-        r->side = cand->first && ref->first ? "both" : cand->first ? "candidate" : "reference";
+        r->side = by_cand && by_ref ? "both" : by_cand ? "candidate" : "reference";
         r->side_right = !strcmp(r->side, par_fault_side(&r->fault));
         return localise(w, r, shown);
     }

@@ -135,10 +135,9 @@ static void put_misses(const struct par_selftest *s, FILE *out) {
         else
             (void)fprintf(out, "named %s of layer %d (%s), side %s, diagnosis %s\n    %s\n", fwd_op_name(r->op),
                           r->layer, r->op_right && r->layer_right ? "right" : "WRONG", r->side,
-                          r->diagnosis == -1 ? "not asked"
-                          : *r->diagnosed    ? r->diagnosed
-                                             : "unexplained",
-                          r->pattern_text);
+                          r->diagnosis == -1 ? "not asked" : r->diagnosed, r->pattern_text);
+        if (r->diagnosis == 0)
+            (void)fprintf(out, "    expected diagnosis %s\n", r->row->signature ? r->row->signature : "unexplained");
     }
 }
 
