@@ -472,9 +472,9 @@ static void try_signature(struct search *q) {
     }
 }
 
-static const struct signature *const files[] = {par_sig_rows,  par_sig_terms,  par_sig_weight,
-                                                par_sig_rope,  par_sig_norm,   par_sig_attention,
-                                                par_sig_cache, par_sig_simple, par_sig_quant};
+static const struct signature *const files[] = {par_sig_rows,  par_sig_terms,     par_sig_weight, par_sig_rope,
+                                                par_sig_norm,  par_sig_attention, par_sig_cache,  par_sig_simple,
+                                                par_sig_quant, par_sig_single};
 
 static void describe(const struct sig_case *c, const struct par_signature_info *info, const struct sig_fit *fit,
                      struct par_diagnosis *out) {

@@ -73,6 +73,7 @@ enum sig_block_kind {
     SIG_HIGH_FROM,       /* of element e ^ a; a < 0: see high_source */
     SIG_SCALE_HIGH_DROP, /* the upper two bits of 6-bit scales and minima */
     SIG_K_CUT,           /* columns from a on count as 0 */
+    SIG_BLOCK_ZERO,      /* the whole block counts as 0 */
     SIG_K_CUT_CODES      /* the same, but their share of the minima stays */
 };
 /* Which row is read for row r. */
@@ -101,6 +102,7 @@ struct sig_product {
     uint32_t type;
     int64_t row_bytes, first; /* bytes a row, and before row 0 */
     enum sig_block_kind kind;
+    bool finite;              /* a scale that is no number counts as 0 */
     int64_t a, b, only_block; /* of kind; only_block -1: all blocks */
     enum sig_row_map map;
     int64_t map_a, head_rows, n_heads;
@@ -116,6 +118,7 @@ struct sig_row {
     bool has_min;
     int8_t *q;         /* codes */
     double *d16, *m16; /* scale, and minimum (to be subtracted), of each 16 */
+    int16_t *scale16;  /* the integer part of d16 */
     float *w;          /* decoded in the reference order */
 };
 
@@ -123,7 +126,7 @@ struct sig_row {
 struct sig_variant {
     int kind;
     int64_t a, b, c;
-    double f;
+    double f, known; /* known: how well f is, relative */
     struct sig_product product;
     char text[160]; /* what the op did, in words */
 };
@@ -182,7 +185,7 @@ struct signature {
 };
 /* The implementations of each file, ended by a row without a name. */
 extern const struct signature par_sig_weight[], par_sig_terms[], par_sig_rope[], par_sig_norm[], par_sig_attention[],
-    par_sig_cache[], par_sig_simple[], par_sig_quant[], par_sig_rows[];
+    par_sig_cache[], par_sig_simple[], par_sig_quant[], par_sig_rows[], par_sig_single[];
 
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 /* Values of a row of the op's output (a _q8 row: codes, then scales). */

@@ -203,6 +203,9 @@ static void change_block(const struct sig_product *p, const uint8_t *row, int64_
     case SIG_K_CUT_CODES:
         cut_columns(p, b * n, n, s);
         break;
+    case SIG_BLOCK_ZERO:
+        s->d = s->dmin = 0;
+        break;
     case SIG_BLOCK_SPEC:
     default:
         break;
@@ -285,6 +288,10 @@ bool par_sig_read_row(const struct sig_product *p, int64_t row, bool floats, str
     for (int64_t b = 0; b < out->k / n; b++) {
         par_decode_block(p->type, bytes, b, &s);
         change_block(p, bytes, out->k / n, b, n, &s);
+        if (p->finite) {
+            s.d = isfinite(s.d) ? s.d : 0;
+            s.dmin = isfinite(s.dmin) ? s.dmin : 0;
+        }
         if (floats) {
             decode_floats(&s, n, out->has_min, out->w + b * n);
             continue;
@@ -292,6 +299,7 @@ bool par_sig_read_row(const struct sig_product *p, int64_t row, bool floats, str
         memcpy(out->q + b * n, s.q, (size_t)n);
         for (int g = 0; g < n / 16; g++) {
             out->d16[b * n / 16 + g] = (double)s.d * s.scale[g];
+            out->scale16[b * n / 16 + g] = s.scale[g];
             out->m16[b * n / 16 + g] = out->has_min ? (double)s.dmin * s.min[g] : 0;
         }
     }
@@ -300,7 +308,8 @@ bool par_sig_read_row(const struct sig_product *p, int64_t row, bool floats, str
 
 struct sig_row *par_sig_row_alloc(const struct sig_case *c, int64_t k) {
     size_t n = (size_t)k, head = 64;
-    uint8_t *p = par_sig_alloc(c, 1, head + n * sizeof(float) + 2 * (n / 16 + 1) * sizeof(double) + n);
+    uint8_t *p =
+        par_sig_alloc(c, 1, head + n * sizeof(float) + (n / 16 + 1) * (2 * sizeof(double) + sizeof(int16_t)) + n);
     if (!p)
         return NULL;
     struct sig_row *r = (struct sig_row *)(void *)p;
@@ -308,7 +317,8 @@ struct sig_row *par_sig_row_alloc(const struct sig_case *c, int64_t k) {
     *r = (struct sig_row){.k = k, .d16 = (double *)(void *)(p + head)};
     r->m16 = r->d16 + n / 16 + 1;
     r->w = (float *)(void *)(r->m16 + n / 16 + 1);
-    r->q = (int8_t *)(r->w + n);
+    r->scale16 = (int16_t *)(void *)(r->w + n);
+    r->q = (int8_t *)(r->scale16 + n / 16 + 1);
     return r;
 }
 

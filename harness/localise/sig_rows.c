@@ -1,2 +1,256 @@
+/* Right values in the wrong place: of another position, another head, another op, another call. Works on what the spec
+ * and the evidence already hold; computes nothing itself. */
 #include "localise/sig.h"
-const struct signature par_sig_rows[] = {{0}};
+
+#include "spec/eval.h"
+#include "spec/spec_decode.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- other positions ---------------------------------------------------------------------------------------------
+ * a, b: call and position whose row stands here. */
+static void row_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
+                      double *alt, double *bound, double *loose) {
+    for (int64_t i = 0; i < n; i++) {
+        const struct sig_slot *s = &c->slots[e[i].slot];
+        bool decode = s->pos >= c->context->n_prompt; /* one position a call: nothing to exchange it with */
+        alt[i] = NAN;
+        bound[i] = loose[i] = -1;
+        if (s->call != v->a || s->pos == v->b || decode)
+            continue;
+        alt[i] = par_sig_expected(c, (int)v->a, (int)v->b, e[i].row);
+        bound[i] = loose[i] = isnan(alt[i]) ? -1 : par_sig_bound(c, (int)v->a, (int)v->b, e[i].row);
+    }
+}
+
+/* Nearest positions first, in every call. */
+static enum sig_more rows_exchanged(const struct sig_case *c, int i, struct sig_variant *v) {
+    for (int k = 0; k < c->n_calls; k++) {
+        const struct par_elements *x = &c->calls[k].x;
+        if (i >= x->n_pos) {
+            i -= x->n_pos;
+            continue;
+        }
+        v->a = k;
+        v->b = x->pos0 + i;
+        (void)snprintf(v->text, sizeof v->text, "the row of position %lld stands elsewhere: positions exchanged",
+                       (long long)v->b);
+        return SIG_TRY;
+    }
+    return SIG_END;
+}
+
+static void edge_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
+                       double *alt, double *bound, double *loose) {
+    for (int64_t i = 0; i < n; i++) {
+        int call = c->slots[e[i].slot].call;
+        const struct par_elements *x = &c->calls[call].x;
+        int pos = v->a ? x->pos0 : x->pos0 + x->n_pos - 1;
+        alt[i] = par_sig_expected(c, call, pos, e[i].row);
+        bound[i] = loose[i] = isnan(alt[i]) ? -1 : par_sig_bound(c, call, pos, e[i].row);
+    }
+}
+
+static enum sig_more tap_last(const struct sig_case *c, int i, struct sig_variant *v) {
+    v->a = i;
+    (void)snprintf(v->text, sizeof v->text, "every position holds the value of the %s one of its call: a misplaced tap",
+                   i ? "first" : "last");
+    return i > 1 || c->n_slots < 2 ? SIG_END : SIG_TRY;
+}
+
+/* ---- other heads ------------------------------------------------------------------------------------------------- */
+static void head_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
+                       double *alt, double *bound, double *loose) {
+    int64_t d = c->config->head_dim;
+    for (int64_t i = 0; i < n; i++) {
+        const struct sig_slot *s = &c->slots[e[i].slot];
+        int64_t row = v->a * d + e[i].row % d;
+        alt[i] = par_sig_expected(c, s->call, s->pos, row);
+        bound[i] = loose[i] = isnan(alt[i]) || e[i].row / d == v->a ? -1 : par_sig_bound(c, s->call, s->pos, row);
+    }
+}
+
+static enum sig_more head_permuted(const struct sig_case *c, int i, struct sig_variant *v) {
+    v->a = i;
+    (void)snprintf(v->text, sizeof v->text, "the values of head %d stand in another head's place", i);
+    return i >= par_sig_width(c) / c->config->head_dim ? SIG_END : SIG_TRY;
+}
+
+/* ---- token ids ---------------------------------------------------------------------------------------------------
+ * a: shift; b: what stands beyond the ends: 0 the end's own, 1 the other end's, 2 token 0. */
+static bool token_at(const struct fwd_view *in, int64_t at, int64_t beyond, int32_t *token) {
+    if (at < 0 || at >= in->n_pos) {
+        if (beyond == 2) {
+            *token = 0;
+            return true;
+        }
+        at = beyond ? (at % in->n_pos + in->n_pos) % in->n_pos : at < 0 ? 0 : in->n_pos - 1;
+    }
+    memcpy(token, (const uint8_t *)in->data + 4 * at, sizeof *token);
+    return true;
+}
+
+static void token_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
+                        double *alt, double *bound, double *loose) {
+    const struct spec_weight *w = par_spec_weight(c->m, c->item->op, c->item->layer);
+    float *row = par_sig_alloc(c, (size_t)w->n_cols, sizeof *row);
+    int slot = -1;
+    bool ok = false;
+    for (int64_t i = 0; i < n; i++) {
+        alt[i] = NAN;
+        bound[i] = loose[i] = -1;
+        if (row && e[i].slot != slot) {
+            const struct sig_slot *s = &c->slots[e[i].slot];
+            const struct fwd_view *in = c->calls[s->call].e.in[0];
+            int32_t token = 0;
+            slot = e[i].slot;
+            ok = in && token_at(in, s->pos - in->pos0 + v->a, v->b, &token) && token >= 0 && token < w->n_rows;
+            if (ok)
+                par_decode_row(w->type, w->data + token * w->row_bytes, row, w->n_cols);
+        }
+        if (!ok)
+            continue;
+        alt[i] = (double)row[e[i].row];
+        bound[i] = loose[i] = 0;
+    }
+    fwd_free(row);
+}
+
+static enum sig_more tokens_shifted(const struct sig_case *c, int i, struct sig_variant *v) {
+    static const int shifts[] = {1, -1, 2, -2, 3, -3, 4, -4};
+    (void)c;
+    if (i >= 24)
+        return SIG_END;
+    v->a = shifts[i % 8];
+    v->b = i / 8;
+    (void)snprintf(v->text, sizeof v->text, "each position has the token of position %+d", (int)v->a);
+    return SIG_TRY;
+}
+
+/* ---- stale buffers -----------------------------------------------------------------------------------------------
+ */
+static const struct par_twin *find_twin(const struct par_evidence_call *call, int pos) {
+    for (int i = 0; i < call->n_twins; i++)
+        if (call->twins[i].own_pos == pos)
+            return &call->twins[i];
+    return NULL;
+}
+
+/* Positions after the last twin of a full list may have one that was not noted. */
+static bool beyond_twins(const struct par_evidence_call *call, int pos) {
+    return call->n_twins == PAR_MAX_TWINS && pos > call->twins[PAR_MAX_TWINS - 1].own_pos;
+}
+
+static bool from_twins(const struct sig_case *c, struct sig_fit *fit) {
+    const struct par_twin *first = NULL;
+    int64_t with = 0, tested = 0;
+    double digits = 0;
+    for (int64_t i = 0; i < c->n_list; i++) {
+        const struct sig_slot *s = &c->slots[c->list[i].slot];
+        const struct par_evidence_call *call = &c->item->calls[s->call];
+        const struct par_twin *t = find_twin(call, s->pos);
+        if (!t && beyond_twins(call, s->pos))
+            continue;
+        tested++;
+        if (!t)
+            continue;
+        first = first ? first : t;
+        with++;
+        digits += par_sig_digits(c, &c->list[i], 0);
+    }
+    if (!first || tested == 0)
+        return false;
+    fit->share = (double)with / (double)tested;
+    fit->digits = digits;
+    fit->n_tested = tested;
+    (void)snprintf(fit->text, sizeof fit->text, "holds the bits of %s of layer %d, position %d: never written here",
+                   fwd_op_name(first->op), first->layer, first->pos);
+    return fit->share == 1;
+}
+
+static int by_slot(const void *a, const void *b) {
+    const struct sig_element *x = a, *y = b;
+    if (x->slot != y->slot)
+        return x->slot < y->slot ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+/* Whether elements begin .. end - 1 of one slot are what the op gave at (call, pos), bit for bit. */
+static bool same_as(const struct sig_case *c, const struct sig_element *e, int64_t n, int call, int pos) {
+    for (int64_t i = 0; i < n; i++)
+        if (par_sig_got(c, call, pos, e[i].row) != e[i].got)
+            return false;
+    return true;
+}
+
+static bool find_source(const struct sig_case *c, const struct sig_element *e, int64_t n, int *call, int *pos) {
+    const struct sig_slot *own = &c->slots[e->slot];
+    for (*call = own->call; *call >= 0; (*call)--) {
+        const struct par_elements *x = &c->calls[*call].x;
+        for (*pos = x->pos0 + x->n_pos - 1; *pos >= x->pos0; (*pos)--)
+            if ((*call != own->call || *pos < own->pos) && same_as(c, e, n, *call, *pos))
+                return true;
+    }
+    return false;
+}
+
+/* Every accused position repeats what the op gave before; or is 0 throughout. */
+static void from_before(const struct sig_case *c, struct sig_fit *fit) {
+    struct sig_element *e = par_sig_alloc(c, (size_t)c->n_list, sizeof *e);
+    if (!e)
+        return;
+    memcpy(e, c->list, (size_t)c->n_list * sizeof *e);
+    qsort(e, (size_t)c->n_list, sizeof *e, by_slot);
+    struct sig_fit found = {.n_tested = c->n_list, .n_variants = c->n_slots};
+    int64_t with = 0, zeros = 0;
+    for (int64_t at = 0, end; at < c->n_list; at = end) {
+        int call, pos, own = c->slots[e[at].slot].pos;
+        bool varied = false;
+        for (end = at; end < c->n_list && e[end].slot == e[at].slot; end++) {
+            varied = varied || e[end].got != e[at].got;
+            zeros += e[end].got == 0;
+        }
+        if (!varied || !find_source(c, &e[at], end - at, &call, &pos))
+            continue;
+        for (int64_t i = at; i < end; i++)
+            found.digits += par_sig_digits(c, &e[i], 0);
+        if (with == 0)
+            (void)snprintf(found.text, sizeof found.text,
+                           "position %d holds again what this op gave at position %d: not computed anew", own, pos);
+        with += end - at;
+    }
+    found.share = (double)with / (double)c->n_list;
+    if (zeros == c->n_list) {
+        found.share = 1;
+        found.digits = 6 * (double)zeros;
+        (void)snprintf(found.text, sizeof found.text, "every wrong value is 0: never written");
+    }
+    if (found.share > fit->share)
+        *fit = found;
+    fwd_free(e);
+}
+
+static void stale(const struct sig_case *c, struct sig_fit *fit) {
+    if (!from_twins(c, fit))
+        from_before(c, fit);
+}
+
+/* ---- the table ---------------------------------------------------------------------------------------------------
+ */
+enum {
+    ROWS = SIG_ALL & ~SIG_CACHES,
+    FLOATS = SIG_ALL & ~(SIG_CACHES | SIG_Q8S),
+    HEADS = SIG_QKV | SIG_ROPES | SIG_ATTENTION | SIG_CACHES
+};
+
+const struct signature par_sig_rows[] = {
+    {"tokens-shifted", SIG_EMBED, 0, tokens_shifted, token_value, NULL},
+    {"tap-last-position", ROWS, 0, tap_last, edge_value, NULL},
+    {"head-permuted", HEADS, SIG_PER_HEAD, head_permuted, head_value, NULL},
+    {"rows-exchanged", ROWS, SIG_PER_SLOT, rows_exchanged, row_value, NULL},
+    {"stale-output", FLOATS, 0, NULL, NULL, stale},
+    {NULL, 0, 0, NULL, NULL, NULL},
+};
