@@ -48,6 +48,8 @@ static const enum fwd_op first_input[FWD_OP_COUNT] = {
 
 static struct par_case_tap make_tap(enum fwd_op op, int layer) {
     struct par_case_tap t = {op, FWD_OP_COUNT, fwd_op_in_layer(op) ? layer : -1};
+    if (op == FWD_OP_L_OUT)
+        t.layer = PAR_CASE_LAST_LAYER;
     if (op == RESIDUAL && layer > 0)
         t = (struct par_case_tap){FWD_OP_L_OUT, FWD_OP_COUNT, layer - 1};
     return t;

@@ -92,7 +92,7 @@ bool par_case_same_numerics(const struct fwd_numerics *a, const struct fwd_numer
 }
 
 /* ---- facts ------------------------------------------------------------------------------------------------------ */
-enum { MOST_FACTS = 32, MOST_TENSORS = 256, FACT_BYTES = 512 };
+enum { MOST_FACTS = 32, MOST_TENSORS = 256, FACT_BYTES = 512, MOST_TENSOR_BYTES = 1 << 28 };
 
 /* What a file is made of, in order; the tensors' bytes are borrowed. */
 struct parts {
@@ -362,6 +362,8 @@ static enum fwd_status need_tensor(const struct par_capture *f, const char *name
     FWD_FAIL_IF(t->n_dims != (cols ? 2 : 1) || (cols && t->shape[1] != cols), FWD_ESHAPE, err,
                 "%s: tensor %s has %d dimensions and rows of %lld, expected %d and %lld", par_capture_name(f), name,
                 t->n_dims, t->n_dims > 1 ? (long long)t->shape[1] : 1, cols ? 2 : 1, cols ? (long long)cols : 1);
+    FWD_FAIL_IF(t->n_bytes > MOST_TENSOR_BYTES, FWD_ERANGE, err, "%s: tensor %s has %llu bytes, expected at most %d",
+                par_capture_name(f), name, (unsigned long long)t->n_bytes, MOST_TENSOR_BYTES);
     void *bytes = fwd_alloc(t->n_bytes, 1);
     FWD_FAIL_IF(!bytes, FWD_ENOMEM, err, "%s: no memory for tensor %s", par_capture_name(f), name);
     memcpy(out, &bytes, sizeof bytes);

@@ -58,7 +58,7 @@ enum { N_CUTS = sizeof cuts / sizeof *cuts };
 static enum fwd_status try_cut(struct par_case *c, const struct par_case_context *x, const struct par_evidence *item,
                                int call, const struct par_case_element *e, const struct par_cut *cut,
                                struct par_replay *r, struct fwd_error *why) {
-    const struct par_replay_options options = {.pool = x->pool};
+    const struct par_replay_options options = {.path = x->path, .pool = x->pool};
     FWD_TRY(par_case_cut(c, x, item, call, e, cut, why));
     enum fwd_status rc = par_case_replay(c, &options, r, why);
     if (rc != FWD_OK)
@@ -124,7 +124,7 @@ static enum fwd_status find_smaller(struct par_case *c, const struct par_case_co
 static enum fwd_status verify_here(const struct par_case_context *x, const char *path, struct fwd_error *err) {
     struct par_case c;
     struct par_replay r;
-    const struct par_replay_options options = {.pool = x->pool};
+    const struct par_replay_options options = {.path = x->path, .pool = x->pool};
     FWD_TRY(par_case_read(&c, path, err));
     enum fwd_status rc = par_case_replay(&c, &options, &r, err);
     par_case_free(&c);
@@ -187,7 +187,8 @@ static void describe(const struct par_case *c, struct par_case_info *info) {
 
 static enum fwd_status finish(struct par_case *c, const struct par_case_context *x, const char *path,
                               struct par_case_info *info, struct fwd_error *err) {
-    const struct par_shrink_options options = {.pool = x->pool,
+    const struct par_shrink_options options = {.path = x->path,
+                                               .pool = x->pool,
                                                .max_probes = x->max_probes ? x->max_probes : DEFAULT_PROBES,
                                                .max_seconds = x->max_seconds > 0 ? x->max_seconds : DEFAULT_SECONDS};
     int n = 0;

@@ -8,8 +8,9 @@
 struct par_case_tap {
     enum fwd_op op;    /* FWD_OP_COUNT: no such input */
     enum fwd_op op_q8; /* FWD_OP_COUNT: it has no quantised form */
-    int layer;
+    int layer;         /* PAR_CASE_LAST_LAYER: l_out before the head */
 };
+enum { PAR_CASE_LAST_LAYER = -2 };
 /* The taps that op of `layer` reads; returns their number, 0 for inp_embd (it reads token ids). */
 int par_case_taps(enum fwd_op op, int layer, struct par_case_tap out[PAR_CASE_INPUTS]);
 bool par_case_is_matmul(enum fwd_op op);

@@ -39,6 +39,7 @@ struct replay {
     struct par_replay *out;
     bool done;
     enum fwd_status rc; /* of the tap */
+    struct fwd_error tap_err;
     struct fwd_error *err;
 };
 
@@ -122,7 +123,7 @@ static void move_row(const struct fwd_view *v, int i, uint8_t *packed, bool writ
 static enum fwd_status make_seen(struct replay *r, struct seen *s, const struct fwd_view *v, int64_t n_values) {
     size_t row_bytes = fwd_dtype_row_bytes(v->dtype, n_values), n = (size_t)r->c->n_ids;
     s->bytes = fwd_calloc(n, row_bytes);
-    FWD_FAIL_IF(!s->bytes, FWD_ENOMEM, r->err, "replay: no memory for %zu rows of %s", n, fwd_op_name(v->op));
+    FWD_FAIL_IF(!s->bytes, FWD_ENOMEM, &r->tap_err, "replay: no memory for %zu rows of %s", n, fwd_op_name(v->op));
     s->view = (struct fwd_view){.size = sizeof s->view,
                                 .op = par_case_is_cache(v->op) ? FWD_OP_COUNT : v->op, /* rows, not a cache */
                                 .layer = v->layer,
@@ -141,10 +142,10 @@ static enum fwd_status take_input(struct replay *r, int k, const struct fwd_view
     int first = cache ? 0 : v->pos0, n = cache ? (int)v->ne[2] : v->n_pos;
     int64_t n_values = cache ? v->ne[0] * v->ne[1] : v->ne[0];
     bool q8 = par_q8_block_values(v->dtype) > 0;
-    FWD_FAIL_IF(v->device, FWD_EUNSUPPORTED, r->err, "replay: %s lies in device memory", fwd_op_name(v->op));
+    FWD_FAIL_IF(v->device, FWD_EUNSUPPORTED, &r->tap_err, "replay: %s lies in device memory", fwd_op_name(v->op));
     FWD_FAIL_IF(n_values != in->n_values || first + n > r->c->n_ids || (!q8 && !par_float_bytes(v->dtype)), FWD_ESHAPE,
-                r->err, "replay: %s has %d rows of %lld values of type %s, recorded were %lld", fwd_op_name(v->op), n,
-                (long long)n_values, fwd_dtype_name(v->dtype), (long long)in->n_values);
+                &r->tap_err, "replay: %s has %d rows of %lld values of type %s, recorded were %lld", fwd_op_name(v->op),
+                n, (long long)n_values, fwd_dtype_name(v->dtype), (long long)in->n_values);
     struct seen *s = &r->seen[k][form_of(v->dtype)];
     if (!s->bytes)
         FWD_TRY(make_seen(r, s, v, n_values));
@@ -177,7 +178,7 @@ static enum fwd_status judge_view(struct replay *r, const struct fwd_view *v, co
     const struct par_case *c = r->c;
     struct fwd_numerics nm = {.size = sizeof nm};
     struct par_elements x;
-    FWD_FAIL_IF(!r->path->numerics(r->session, c->op, c->layer, &nm), FWD_EUNSUPPORTED, r->err,
+    FWD_FAIL_IF(!r->path->numerics(r->session, c->op, c->layer, &nm), FWD_EUNSUPPORTED, &r->tap_err,
                 "replay: path %s declares no %s", r->path->name, fwd_op_name(c->op));
     r->out->other_numerics = !par_case_same_numerics(&nm, &c->numerics);
     struct fwd_view ids = {.size = sizeof ids, .dtype = FWD_I32, .n_pos = c->n_ids, .data = c->ids};
@@ -197,8 +198,8 @@ static enum fwd_status judge_view(struct replay *r, const struct fwd_view *v, co
         s = s->bytes && r->taps[k].op_q8 != FWD_OP_COUNT ? s : &r->seen[k][FORM_FLOAT];
         e.in[k] = s->bytes ? &s->view : NULL;
     }
-    FWD_TRY(par_judge_eval(r->model.spec, r->o->pool, &e, &r->row, &r->hist, r->err));
-    FWD_TRY(par_spec_elements(r->model.spec, r->o->pool, &e, &x, r->err));
+    FWD_TRY(par_judge_eval(r->model.spec, r->o->pool, &e, &r->row, &r->hist, &r->tap_err));
+    FWD_TRY(par_spec_elements(r->model.spec, r->o->pool, &e, &x, &r->tap_err));
     note_elements(r, &x);
     par_elements_free(&x);
     return FWD_OK;
@@ -223,10 +224,15 @@ static enum fwd_status take_output(struct replay *r, const struct fwd_view *v) {
     return FWD_OK;
 }
 
+static bool is_input(const struct replay *r, const struct par_case_tap *t, const struct fwd_view *v) {
+    int last = par_spec_config(r->model.spec)->n_layer - 1;
+    return v->layer == (t->layer == PAR_CASE_LAST_LAYER ? last : t->layer) && (v->op == t->op || v->op == t->op_q8);
+}
+
 static int on_tap(void *ud, const struct fwd_view *v) {
     struct replay *r = ud;
     for (int k = 0; r->rc == FWD_OK && k < r->n_taps; k++)
-        if (v->layer == r->taps[k].layer && (v->op == r->taps[k].op || v->op == r->taps[k].op_q8))
+        if (is_input(r, &r->taps[k], v))
             r->rc = take_input(r, k, v);
     if (r->rc == FWD_OK && v->op == r->c->op && v->layer == r->c->layer)
         r->rc = take_output(r, v);
@@ -298,9 +304,9 @@ static enum fwd_status drive(struct replay *r) {
         .path = r->path, .session = r->session, .schedule = c->schedule, .chunk = c->chunk, .tap = on_tap, .tap_ud = r};
     enum fwd_status rc = par_drive_run(&d, c->ids, c->n_prompt, c->n_ids, c->want, logits, r->err);
     fwd_free(logits);
-    if (r->rc != FWD_OK)
-        return r->rc; /* err is the tap's own */
-    return rc == FWD_ESTOPPED ? FWD_OK : rc;
+    if (r->rc != FWD_OK) /* the reason behind a stopped run */
+        *r->err = r->tap_err;
+    return r->rc != FWD_OK ? r->rc : rc == FWD_ESTOPPED ? FWD_OK : rc;
 }
 
 /* Whether the path lets the recorded rows in. */

@@ -153,12 +153,28 @@ static void apply_columns(const struct shrink *s, struct par_case *c, const uint
         par_case_model_close(&m);
 }
 
+static void drop_empty_weights(struct par_case *c) {
+    int n = 0;
+    for (int i = 0; i < c->n_weights; i++) {
+        struct par_case_weight w = c->weights[i];
+        if (w.n) {
+            c->weights[n++] = w;
+        } else {
+            fwd_free(w.rows);
+            fwd_free(w.bytes);
+        }
+    }
+    c->n_weights = n;
+}
+
 static void apply(const struct shrink *s, struct par_case *c, const uint8_t *keep) {
     int unit = 0;
     if (s->pass == PASS_WEIGHT_ROWS)
         for (int i = 0; i < c->n_weights; i++)
             c->weights[i].n = keep_rows(c->weights[i].bytes, (size_t)c->weights[i].row_bytes, c->weights[i].rows,
                                         sizeof(int64_t), c->weights[i].n, keep, &unit);
+    if (s->pass == PASS_WEIGHT_ROWS)
+        drop_empty_weights(c);
     else if (s->pass == PASS_INPUT_ROWS)
         for (int i = 0; i < c->n_in; i++)
             c->in[i].n = keep_rows(c->in[i].bytes, fwd_dtype_row_bytes(c->in[i].dtype, c->in[i].n_values), c->in[i].pos,
@@ -269,7 +285,7 @@ enum fwd_status par_case_shrink(struct par_case *c, const struct par_shrink_opti
     struct fwd_error own;
     struct shrink s = {.c = c,
                        .o = options,
-                       .replay = {.pool = options->pool},
+                       .replay = {.path = options->path, .pool = options->pool},
                        .ratio = par_case_ratio(&c->elements[0]),
                        .end = seconds() + options->max_seconds,
                        .err = err ? err : &own};

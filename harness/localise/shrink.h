@@ -17,6 +17,7 @@ bool par_case_still_fails(const struct par_case_element *was, const struct par_c
                           bool side);
 
 struct par_shrink_options {
+    const struct fwd_path *path; /* NULL: the recorded one by its name */
     struct fwd_pool *pool;
     int max_probes;
     double max_seconds;

@@ -1,10 +1,11 @@
-/* Cases: a planted fault of each kind becomes a small file that is red when it is replayed, for the reason recorded,
- * green without the fault, red on every variant, and refused when it lies. ci/test_case.sh does the same through the
- * program, in fresh processes. */
+/* Cases: a bug in each op becomes a small file that is red when it is replayed, for the reason recorded, red on every
+ * variant, green without the bug, and refused when it lies. A bug is a planted fault, or a path of this test whose op
+ * is broken as if its source were. ci/test_case.sh does the same through the program, in fresh processes. */
 #include "localise/case.h"
 #include "localise/replay.h"
 #include "localise/shrink.h"
-
+#include "tap/capture.h"
+#include "tap/safetensors.h"
 #include "test/made_model.h"
 
 #include <check.h>
@@ -70,6 +71,87 @@ static void plant(struct run *r, const char *text) {
     r->context.n_faults = 1;
 }
 
+/* ---- paths with a bug of their own ------------------------------------------------------------------------------ */
+/* When the op of the broken paths is wrong. */
+enum when { ALWAYS, IN_BATCHES, LATE, AS_NAN };
+static struct {
+    enum fwd_op op;
+    int layer;
+    enum when when;
+} bug;
+
+static void break_code(const struct fwd_view *v, uint8_t *row) {
+    int8_t *code = (int8_t *)row + (v->dtype == FWD_Q8_K ? 4 : 8) + 3;
+    int by = *code > 0 ? -1 : 1;
+    *code = (int8_t)(*code + by);
+    if (v->dtype == FWD_Q8_K)
+        *(int16_t *)(void *)(row + 260) = (int16_t)(*(int16_t *)(void *)(row + 260) + by);
+    else
+        *(int32_t *)(void *)(row + 4) += by;
+}
+
+/* Value 5 of a row gets a twentieth of value 6 on top. */
+static void break_row(const struct fwd_view *v, uint8_t *row) {
+    if (v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32) {
+        break_code(v, row);
+    } else if (v->dtype == FWD_F16) {
+        row[2 * 5] ^= 0x10;
+    } else if (v->dtype == FWD_F64) {
+        double *x = (double *)(void *)row;
+        x[5] = bug.when == AS_NAN ? (double)NAN : x[5] + 0.05 * x[6];
+    } else {
+        float *x = (float *)(void *)row;
+        x[5] = bug.when == AS_NAN ? NAN : x[5] + 0.05f * x[6];
+    }
+}
+
+static enum fwd_status broken_op(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    (void)ud;
+    const struct fwd_view *v = call->out;
+    bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
+    FWD_TRY(call->builtin(call, err));
+    for (int i = 0; i < call->n_pos; i++) {
+        int pos = call->pos0 + i;
+        if ((bug.when == IN_BATCHES && call->n_pos < 4) || (bug.when == LATE && pos < 7))
+            continue;
+        break_row(v, (uint8_t *)v->data + (cache ? pos * v->nb[2] : i * v->nb[1]));
+    }
+    return FWD_OK;
+}
+
+static enum fwd_status open_broken(const struct fwd_path *base, struct fwd_session **out, const struct fwd_gguf *file,
+                                   const struct fwd_knobs *knobs, struct fwd_error *err) {
+    FWD_TRY(base->open(out, file, knobs, err));
+    int n_layer = base->config(*out)->n_layer; /* a case has its layer only: the code of that op is broken in all */
+    int layer = fwd_op_in_layer(bug.op) ? bug.layer < n_layer ? bug.layer : 0 : -1;
+    return base->override(*out, bug.op, layer, broken_op, NULL, err);
+}
+static enum fwd_status open_q4k(struct fwd_session **out, const struct fwd_gguf *file, const struct fwd_knobs *knobs,
+                                struct fwd_error *err) {
+    return open_broken(fwd_path_find("q4k-cpu"), out, file, knobs, err);
+}
+static enum fwd_status open_f32(struct fwd_session **out, const struct fwd_gguf *file, const struct fwd_knobs *knobs,
+                                struct fwd_error *err) {
+    return open_broken(fwd_path_find("f32"), out, file, knobs, err);
+}
+static enum fwd_status open_f64(struct fwd_session **out, const struct fwd_gguf *file, const struct fwd_knobs *knobs,
+                                struct fwd_error *err) {
+    return open_broken(fwd_path_find("f64"), out, file, knobs, err);
+}
+
+/* The named path, or for a bug the same with another way to open it. */
+static const struct fwd_path *choose_path(const char *name, bool broken) {
+    static struct fwd_path copies[3];
+    static const char *const names[] = {"q4k-cpu", "f32", "f64"};
+    for (int i = 0; broken && i < 3; i++)
+        if (!strcmp(names[i], name)) {
+            copies[i] = *fwd_path_find(name);
+            copies[i].open = i == 0 ? open_q4k : i == 1 ? open_f32 : open_f64;
+            return &copies[i];
+        }
+    return fwd_path_find(name);
+}
+
 /* Drives the path with the fault and collects what the judge accuses. */
 static void accuse(struct run *r, const char *path, const char *fault, enum fwd_head head, enum par_schedule schedule) {
     struct fwd_error err = {.message = ""};
@@ -93,7 +175,7 @@ static void accuse(struct run *r, const char *path, const char *fault, enum fwd_
                                            .spec = model.spec,
                                            .pool = model.pool,
                                            .model_name = "made",
-                                           .path = fwd_path_find(path),
+                                           .path = choose_path(path, fault == NULL),
                                            .knobs = &r->knobs,
                                            .schedule = schedule,
                                            .ids = r->ids,
@@ -197,12 +279,354 @@ START_TEST(fault_becomes_case) {
 }
 END_TEST
 
+/* ---- bugs in the code ------------------------------------------------------------------------------------------- */
+static const struct bug_row {
+    const char *path;
+    enum when when;
+    enum par_schedule schedule;
+} bug_rows[] = {
+    {"q4k-cpu", ALWAYS, PAR_SCHEDULE_PREFILL}, {"q4k-cpu", IN_BATCHES, PAR_SCHEDULE_PREFILL},
+    {"q4k-cpu", LATE, PAR_SCHEDULE_STEP},      {"q4k-cpu", LATE, PAR_SCHEDULE_NOCACHE},
+    {"q4k-cpu", AS_NAN, PAR_SCHEDULE_SWEEP},   {"f32", ALWAYS, PAR_SCHEDULE_PREFILL},
+    {"f32", LATE, PAR_SCHEDULE_PREFILL},       {"f64", IN_BATCHES, PAR_SCHEDULE_PREFILL},
+};
+enum { N_BUGS = sizeof bug_rows / sizeof *bug_rows };
+
+/* The op broken in one layer: a case, red for its reason, green on the path as it is. */
+static void check_bug(const struct bug_row *row) {
+    struct fwd_error err = {.message = ""};
+    struct run r;
+    struct par_case_info info;
+    struct par_case c;
+    struct fwd_path_info path_info = {.size = sizeof path_info};
+    fwd_path_find(row->path)->describe(&path_info);
+    if (path_info.taps[bug.op] == FWD_TAP_ABSENT)
+        return;
+    accuse(&r, row->path, NULL, FWD_HEAD_QUANT, row->schedule);
+    const struct par_evidence *item = par_evidence_find(&r.evidence, bug.op, fwd_op_in_layer(bug.op) ? bug.layer : -1);
+    bool is_int = strstr(fwd_op_name(bug.op), "_q8") || strstr(fwd_op_name(bug.op), "_cache");
+    if (!item && is_int)
+        return; /* that layer's weights are floats, or a flipped bit that is none of a NaN's */
+    ck_assert_msg(item != NULL, "%s of layer %d is not accused", fwd_op_name(bug.op), bug.layer);
+    (void)unlink(case_path);
+    ck_assert_msg(par_case_make(&r.context, item, case_path, &info, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(info.written, "%s-%d, %s: %s", fwd_op_name(bug.op), bug.layer, row->path, info.note);
+    ck_assert_msg(info.n_bytes < 8192, "%s-%d: %llu bytes", fwd_op_name(bug.op), bug.layer,
+                  (unsigned long long)info.n_bytes);
+    ck_assert_msg(par_case_read(&c, case_path, &err) == FWD_OK, "%s", err.message);
+    struct par_replay red = replay(&c, &(struct par_replay_options){.path = r.context.path});
+    ck_assert(is_red(&red) && red.same_reason);
+    struct par_replay green = replay(&c, &(struct par_replay_options){0});
+    ck_assert_msg(green.verdict == PAR_HELD, "%s-%d: %llu of %llu outside, as %s", fwd_op_name(bug.op), bug.layer,
+                  (unsigned long long)green.n_over, (unsigned long long)green.n_judged,
+                  par_verdict_name(green.verdict));
+    par_case_free(&c);
+    end_run(&r);
+}
+
+START_TEST(bug_becomes_case) {
+    int n = 0;
+    bug.when = bug_rows[_i].when;
+    for (bug.op = 0; bug.op < FWD_OP_COUNT; bug.op++)
+        for (bug.layer = 0; bug.layer < LAYERS; bug.layer++) {
+            bool mine = fwd_op_in_layer(bug.op) ? _i == 0 || bug.layer == ((int)bug.op + _i) % LAYERS : bug.layer == 0;
+            if (mine)
+                check_bug(&bug_rows[_i]);
+            n += mine;
+        }
+    ck_assert_int_eq(n, 4 + 21 * (_i == 0 ? LAYERS : 1));
+}
+END_TEST
+
+/* ---- variants --------------------------------------------------------------------------------------------------- */
+static void make_bug(const char *path, enum fwd_op op, struct run *r, struct par_case *c) {
+    struct fwd_error err = {.message = ""};
+    struct par_case_info info;
+    bug.op = op;
+    bug.layer = 0;
+    bug.when = ALWAYS;
+    accuse(r, path, NULL, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL);
+    const struct par_evidence *item = par_evidence_find(&r->evidence, op, fwd_op_in_layer(op) ? 0 : -1);
+    ck_assert_ptr_nonnull(item);
+    ck_assert_msg(par_case_make(&r->context, item, case_path, &info, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(info.written, "%s", info.note);
+    ck_assert_msg(par_case_read(c, case_path, &err) == FWD_OK, "%s", err.message);
+}
+
+/* An error above the kernel is there whatever the kernel; a path without the bug holds with each. */
+START_TEST(red_on_every_variant) {
+    static const enum fwd_op ops[] = {FWD_OP_ATTN_NORM, FWD_OP_ATTN_NORM_Q8, FWD_OP_QCUR,         FWD_OP_VCUR,
+                                      FWD_OP_QCUR_ROPE, FWD_OP_KQV_OUT,      FWD_OP_FFN_INP,      FWD_OP_FFN_SWIGLU,
+                                      FWD_OP_FFN_OUT,   FWD_OP_RESULT_NORM,  FWD_OP_RESULT_OUTPUT};
+    static const char *const levels[] = {"ref", "avx2", "avx512"};
+    struct run r;
+    struct par_case c;
+    struct fwd_error err;
+    unsigned mask;
+    make_bug("q4k-cpu", ops[_i], &r, &c);
+    for (int i = 0; i < 3; i++) {
+        if (fwd_cpu_parse(levels[i], fwd_cpu_detect(), &mask, &err) != FWD_OK)
+            continue;
+        struct par_replay red = replay(&c, &(struct par_replay_options){.path = r.context.path, .caps = levels[i]});
+        ck_assert_msg(is_red(&red) && red.same_reason, "%s is %s on %s", fwd_op_name(ops[_i]),
+                      par_verdict_name(red.verdict), levels[i]);
+        ck_assert(strstr(red.variant, "none") == NULL && (i > 0 || !red.variant[0] || strstr(red.variant, "ref")));
+        struct par_replay green = replay(&c, &(struct par_replay_options){.caps = levels[i]});
+        ck_assert_int_eq(green.verdict, PAR_HELD);
+    }
+    struct par_replay other = replay(&c, &(struct par_replay_options){.path = fwd_path_find("f32")});
+    if (strstr(fwd_op_name(ops[_i]), "_q8"))
+        ck_assert_int_eq(other.verdict, PAR_UNMEASURED); /* it has no such op */
+    else
+        ck_assert_int_eq(other.verdict, PAR_HELD);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
+/* A path whose taps can only be read: the case says that it cannot be re-run. */
+static void describe_read_only(struct fwd_path_info *out) {
+    fwd_path_find("q4k-cpu")->describe(out);
+    for (int op = 0; op < FWD_OP_COUNT; op++)
+        out->taps[op] = FWD_TAP_READ;
+}
+
+START_TEST(read_only_taps) {
+    struct run r;
+    struct par_case c;
+    make_bug("q4k-cpu", FWD_OP_QCUR, &r, &c);
+    struct fwd_path read_only = *fwd_path_find("q4k-cpu");
+    read_only.describe = describe_read_only;
+    struct par_replay out = replay(&c, &(struct par_replay_options){.path = &read_only});
+    ck_assert_int_eq(out.verdict, PAR_UNMEASURED);
+    ck_assert_msg(strstr(out.note, "cannot be re-run") != NULL, "%s", out.note);
+    struct par_case_info info;
+    struct fwd_error err;
+    r.context.path = &read_only;
+    (void)unlink(case_path);
+    ck_assert_int_eq(par_case_make(&r.context, &r.evidence.items[0], case_path, &info, &err), FWD_OK);
+    ck_assert(!info.written && strstr(info.note, "cannot be re-run"));
+    ck_assert_int_ne(access(case_path, F_OK), 0);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
+static enum fwd_status refuse(void *ud, const char *path, struct fwd_error *err) {
+    (void)ud;
+    ck_assert_int_eq(access(path, F_OK), 0);
+    FWD_FAIL(FWD_ESTATE, err, "not in a fresh process");
+}
+
+/* A case that does not fail in a fresh process never gets its name. */
+START_TEST(unverified_is_not_written) {
+    struct run r;
+    struct par_case c;
+    struct par_case_info info;
+    struct fwd_error err;
+    char unverified[128];
+    make_bug("q4k-cpu", FWD_OP_FFN_GATE, &r, &c);
+    r.context.verify = refuse;
+    (void)unlink(case_path);
+    ck_assert_int_eq(par_case_make(&r.context, &r.evidence.items[0], case_path, &info, &err), FWD_OK);
+    ck_assert(!info.written && !info.verified);
+    ck_assert_str_eq(info.note, "not in a fresh process");
+    (void)snprintf(unverified, sizeof unverified, "%s.unverified", case_path);
+    ck_assert_int_ne(access(case_path, F_OK), 0);
+    ck_assert_int_ne(access(unverified, F_OK), 0);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
+/* ---- ddmin ------------------------------------------------------------------------------------------------------ */
+struct puzzle {
+    const int *needed;
+    int n_needed, n_asked, most;
+};
+
+static bool has_needed(void *ud, const uint8_t *keep) {
+    struct puzzle *p = ud;
+    if (p->n_asked++ >= p->most)
+        return false;
+    for (int i = 0; i < p->n_needed; i++)
+        if (!keep[p->needed[i]])
+            return false;
+    return true;
+}
+
+START_TEST(ddmin_finds_the_units) {
+    static const int needed[] = {0, 31, 32, 99};
+    uint8_t keep[100];
+    for (int n = 0; n <= 4; n++) {
+        struct puzzle p = {needed, n, 0, 1000};
+        memset(keep, 1, sizeof keep);
+        ck_assert_int_eq(par_ddmin(100, keep, has_needed, &p, NULL), FWD_OK);
+        int left = 0;
+        for (int i = 0; i < 100; i++)
+            left += keep[i];
+        ck_assert_int_eq(left, n);
+        for (int i = 0; i < n; i++)
+            ck_assert(keep[needed[i]]);
+        ck_assert_int_lt(p.n_asked, 150);
+    }
+    /* Out of budget, what is left is still a set that failed. */
+    struct puzzle p = {needed, 4, 0, 9};
+    memset(keep, 1, sizeof keep);
+    ck_assert_int_eq(par_ddmin(100, keep, has_needed, &p, NULL), FWD_OK);
+    p.most = 1000;
+    ck_assert(has_needed(&p, keep));
+}
+END_TEST
+
+/* ---- files that lie --------------------------------------------------------------------------------------------- */
+/* A case as plain safetensors, which the reader takes too, with one thing changed. */
+struct lie {
+    const char *drop;         /* tensor or fact left out */
+    const char *fact, *value; /* another value of a fact */
+    const char *tensor;       /* whose bytes from `at` on are `bytes` */
+    size_t at, n;
+    const char *bytes;
+    const char *dtype;   /* of that tensor instead */
+    const char *message; /* what the refusal says */
+};
+
+static uint8_t *tell(const char *path, const struct lie *lie, size_t *n_bytes) {
+    struct fwd_error err = {.message = ""};
+    struct par_capture *f;
+    struct par_st_tensor tensors[64];
+    struct par_st_fact facts[64];
+    size_t n_tensors, n_facts = 0, n_kept = 0, n_head = 0;
+    uint64_t n_data = 0;
+    char *head;
+    ck_assert_msg(par_container_open(&f, path, PAR_CASE_SCHEMA, &err) == FWD_OK, "%s", err.message);
+    const struct par_capture_tensor *t = par_capture_tensors(f, &n_tensors);
+    uint8_t *data = malloc(1 << 20);
+    for (size_t i = 0; i < n_tensors; i++) {
+        if (lie->drop && !strcmp(lie->drop, t[i].name))
+            continue;
+        bool mine = lie->tensor && !strcmp(lie->tensor, t[i].name);
+        struct par_st_tensor *out = &tensors[n_kept++];
+        *out = (struct par_st_tensor){.name = t[i].name, .n_dims = t[i].n_dims, .begin = n_data};
+        (void)snprintf(out->dtype, sizeof out->dtype, "%s", mine && lie->dtype ? lie->dtype : t[i].dtype);
+        memcpy(out->shape, t[i].shape, sizeof t[i].shape);
+        ck_assert_int_eq(par_capture_read(f, &t[i], data + n_data, &err), FWD_OK);
+        if (mine && lie->bytes)
+            memcpy(data + n_data + lie->at, lie->bytes, lie->n);
+        n_data += t[i].n_bytes;
+        out->end = n_data;
+    }
+    for (size_t i = 0; par_capture_fact_at(f, i, &facts[n_facts].key, &facts[n_facts].value); i++) {
+        if (lie->fact && !strcmp(lie->fact, facts[n_facts].key))
+            facts[n_facts].value = lie->value;
+        n_facts += !lie->drop || strcmp(lie->drop, facts[n_facts].key) != 0;
+    }
+    const struct par_st_header h = {tensors, n_kept, facts, n_facts, NULL};
+    ck_assert_int_eq(par_st_print(&head, &n_head, &h, &err), FWD_OK);
+    uint8_t *bytes = malloc(n_head + n_data);
+    memcpy(bytes, head, n_head);
+    memcpy(bytes + n_head, data, n_data);
+    *n_bytes = n_head + n_data;
+    fwd_free(head);
+    free(data);
+    par_capture_close(f);
+    return bytes;
+}
+
+#define BYTES(at_, s) .at = (at_), .n = sizeof(s) - 1, .bytes = (s)
+static const struct lie lies[] = {
+    {.fact = "schema", .value = "parity-capture-v1", .message = "expected parity-case-v1"},
+    {.drop = "schema", .message = "schema is missing"},
+    {.fact = "op", .value = "Qwer", .message = "there is no op \"Qwer\""},
+    {.fact = "op", .value = "Kcur_rope", .message = "input 0 of Kcur_rope is attn_norm_q8, expected Kcur"},
+    {.drop = "op", .message = "fact \"op\" is missing"},
+    {.fact = "layer", .value = "1", .message = "layer 1 of a model of 1"},
+    {.fact = "layer", .value = "-1", .message = "expected a number from 0"},
+    {.fact = "schedule", .value = "soon", .message = "there is no schedule \"soon\""},
+    {.fact = "kv", .value = "F8", .message = "kv has type \"F8\""},
+    {.fact = "head", .value = "none", .message = "head is \"none\""},
+    {.fact = "threads", .value = "4097", .message = "expected a number from 0 to 4096"},
+    {.fact = "bound", .value = "tight", .message = "bound is \"tight\""},
+    {.fact = "role", .value = "judge", .message = "role is \"judge\""},
+    {.fact = "model_bytes", .value = "100", .message = "a model of 100 bytes"},
+    {.fact = "model_bytes", .value = "9223372036854775807", .message = "a model of 9223372036854775807 bytes"},
+    {.fact = "n_prompt", .value = "2", .message = "a prompt of 2"},
+    {.fact = "in0", .value = "op=attn_norm dtype=Q8_K ne0=256", .message = "rows of attn_norm have type Q8_K"},
+    {.fact = "in0", .value = "op=attn_norm_q8 dtype=Q8_K ne0=512", .message = "in0:bytes"},
+    {.fact = "in0", .value = "attn_norm_q8", .message = "expected op=NAME"},
+    {.drop = "in0", .message = "fact \"in0\" is missing"},
+    {.drop = "in0:bytes", .message = "tensor in0:bytes is missing"},
+    {.drop = "in0:pos", .message = "tensor in0:pos is missing"},
+    {.drop = "numerics", .message = "tensor numerics is missing"},
+    {.drop = "gguf", .message = "tensor gguf is missing"},
+    {.drop = "ids", .message = "tensor ids is missing"},
+    {.drop = "want", .message = "tensor want is missing"},
+    {.drop = "elements", .message = "tensor elements is missing"},
+    {.drop = "values", .message = "tensor values is missing"},
+    {.drop = "bytes:blk.0.attn_q.bias", .message = "bytes:blk.0.attn_q.bias is missing"},
+    {.tensor = "in0:pos", BYTES(0, "\1"), .message = "input 0 has position 1"},
+    {.tensor = "ids", BYTES(0, "\377\1"), .message = "id 511, the vocabulary has 32"},
+    {.tensor = "elements", BYTES(0, "\2"), .message = "element 0 is at position 2"},
+    {.tensor = "elements", BYTES(8, "\0\1"), .message = "element 0 is row 256"},
+    {.tensor = "rows:blk.0.attn_q.bias", BYTES(0, "\1"), .message = "row 1 of blk.0.attn_q.bias"},
+    {.tensor = "numerics", .dtype = "I64", .message = "tensor numerics has type I64"},
+    {.tensor = "numerics", BYTES(0, "\0\0\0\0\0\0\340\77"), .message = "act = 0.5"},
+    {.tensor = "gguf", BYTES(0, "GGML"), .message = "GGUF"},
+};
+enum { N_LIES = sizeof lies / sizeof *lies };
+
+START_TEST(a_lie_is_refused) {
+    struct fwd_error err = {.message = ""};
+    struct run r;
+    struct par_case c;
+    size_t n;
+    make_bug("q4k-cpu", FWD_OP_QCUR, &r, &c);
+    par_case_free(&c);
+    uint8_t *bytes = tell(case_path, &(struct lie){0}, &n);
+    ck_assert_msg(par_case_read_bytes(&c, bytes, n, "file", &err) == FWD_OK, "%s", err.message); /* without one */
+    par_case_free(&c);
+    free(bytes);
+    for (int i = 0; i < N_LIES; i++) {
+        bytes = tell(case_path, &lies[i], &n);
+        ck_assert_msg(par_case_read_bytes(&c, bytes, n, "file", &err) != FWD_OK, "lie %d is believed", i);
+        ck_assert_msg(strstr(err.message, lies[i].message) != NULL, "lie %d: %s", i, err.message);
+        free(bytes);
+    }
+    end_run(&r);
+}
+END_TEST
+
+START_TEST(cut_short_is_refused) {
+    struct fwd_error err;
+    struct run r;
+    struct par_case c;
+    uint8_t bytes[1 << 16];
+    make_bug("q4k-cpu", FWD_OP_FFN_SWIGLU, &r, &c);
+    par_case_free(&c);
+    FILE *f = fopen(case_path, "rb");
+    size_t n = fread(bytes, 1, sizeof bytes, f);
+    (void)fclose(f);
+    ck_assert_int_eq(par_case_read_bytes(&c, bytes, n, "file", &err), FWD_OK);
+    par_case_free(&c);
+    for (size_t i = 0; i < n; i++)
+        ck_assert_int_ne(par_case_read_bytes(&c, bytes, i, "file", &err), FWD_OK);
+    end_run(&r);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("case");
     TCase *t = tcase_create("cases");
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, fault_becomes_case, 0, N_ROWS);
+    tcase_add_loop_test(t, bug_becomes_case, 0, N_BUGS);
+    tcase_add_loop_test(t, red_on_every_variant, 0, 11);
+    tcase_add_test(t, read_only_taps);
+    tcase_add_test(t, unverified_is_not_written);
+    tcase_add_test(t, ddmin_finds_the_units);
+    tcase_add_test(t, a_lie_is_refused);
+    tcase_add_test(t, cut_short_is_refused);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
