@@ -11,7 +11,9 @@ fi
 list=${1:-ci/spec_mutations.txt}
 case $list in /*) ;; *) list=$PWD/$list ;; esac
 tests="test_spec test_spec_edge test_spec_model test_judge"
-[ -f harness/test/test_declared.c ] && tests="$tests test_declared"
+for test in second_look declared; do
+    [ -f harness/test/test_$test.c ] && tests="$tests test_$test"
+done
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/tree/build" || exit 1

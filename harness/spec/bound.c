@@ -40,6 +40,10 @@ double par_growth(enum par_bound_mode mode, double n, double u) {
     return fmin(par_gamma(n, u), worst);
 }
 
+bool par_growth_is_sure(enum par_bound_mode mode, double n, double u) {
+    return mode == PAR_BOUND_WORST || !(par_gamma(n, u) < n * u / (1 - n * u));
+}
+
 double par_bound_delta(enum par_bound_mode mode) {
     return mode == PAR_BOUND_WORST ? 0 : PAR_BOUND_DELTA;
 }
@@ -49,7 +53,8 @@ struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mo
     double store = par_unit_of_store(nm->store);
     b.u = par_unit_of_accumulator(nm->accumulator);
     b.n = par_sum_steps(nm, k);
-    b.g = par_growth(mode, b.n, b.u) + par_growth(mode, (double)n_terms, 0x1p-53);
+    double own = par_growth(mode, (double)n_terms, 0x1p-53);
+    b.g = par_growth(mode, b.n, b.u) + own;
     /* The declared roundings happen in the accumulator's type or in the stored one, whichever is coarser, and the store
      * is one of them; only a half-float store is another, coarser one. */
     double coarse = b.u > store ? b.u : store;
@@ -58,6 +63,11 @@ struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mo
         coarse = b.u > 0x1p-24 ? b.u : 0x1p-24;
     bool store_left_out = store > b.u && (half_store || nm->final_roundings < 1);
     b.final = nm->final_roundings * coarse + (store_left_out ? store : 0) + 0x1p-52;
+    b.sure = par_growth_is_sure(mode, b.n, b.u);
+    /* What the errors of earlier steps add to later ones is of second order: 1 / (1 - n u). */
+    double later = b.n * b.u < 0.5 ? 1 / (1 - b.n * b.u) : HUGE_VAL;
+    b.path = b.u * later;
+    b.term = (nm->term_roundings + (nm->fma ? 0 : 1)) * b.u * later + own;
     b.limit = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MAX : HUGE_VAL;
     double smallest = nm->ftz ? (double)FLT_MIN : 0x1p-149;
     b.tiny = nm->store == FWD_F64 ? 0x1p-1000 : (b.n + nm->final_roundings + 1) * smallest;

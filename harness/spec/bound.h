@@ -21,6 +21,8 @@ double par_gamma(double n, double u);
 /* How far a sum of n steps may be off, times sum|t|. PAR_BOUND_LIKELY: g(n), or where that is smaller (short chains)
  * the worst case, n u / (1 - n u); PAR_BOUND_WORST: the worst case always. */
 double par_growth(enum par_bound_mode mode, double n, double u);
+/* Whether that is the worst case: no correct sum is outside it, and section 2.1's rules have nothing to excuse. */
+bool par_growth_is_sure(enum par_bound_mode mode, double n, double u);
 /* Probability that a correct run has any element outside its bound; 0 for PAR_BOUND_WORST. */
 double par_bound_delta(enum par_bound_mode mode);
 
@@ -31,7 +33,13 @@ struct par_bound {
     double g;     /* times sum|t|: the chain, and the spec's own F64 sum of k terms */
     double final; /* times |exact|: the final roundings, and the store */
     double tiny;  /* added: underflow in the chain and in the store */
-    double limit; /* a sum|t| from here on may overflow on its way, whatever it comes to: no bound */
+    /* For a sum that the spec makes in the candidate's own order: an addition rounds by at most u of what it gives, so
+     * the magnitudes of all the partial sums bound the chain better than n times sum|t| does. Nothing is left to
+     * chance.
+     */
+    double path, term; /* times the partial sums' magnitudes, times sum|t|: the terms' own roundings, the spec's F64 */
+    bool sure;         /* g is the worst case */
+    double limit;      /* a sum|t| from here on may overflow on its way, whatever it comes to: no bound */
 };
 /* k: length of the sum (n comes from it); n_terms: terms that the spec itself adds in F64. */
 struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mode mode, int64_t k, int64_t n_terms);
@@ -40,6 +48,13 @@ static inline double par_bound_at(const struct par_bound *b, double sum_abs, dou
     if (!(sum_abs < b->limit))
         return __builtin_huge_val();
     return b->g * sum_abs + b->final * magnitude + b->tiny;
+}
+/* path: |s_1| + .. + |s_n|, s_k the exact sum of the first k terms in the declared order. */
+static inline double par_bound_on_path(const struct par_bound *b, double path, double sum_abs, double exact) {
+    double magnitude = exact < 0 ? -exact : exact;
+    if (!(sum_abs < b->limit))
+        return __builtin_huge_val();
+    return b->path * path + b->term * sum_abs + b->final * magnitude + b->tiny;
 }
 /* Rule 1 of section 2.1, terms swallowed whole by a large sum: what one term adds to the bound when sum|t| = a. The sum
  * over the terms is cut at n * u * a by the caller. */

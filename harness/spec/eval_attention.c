@@ -205,7 +205,11 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
     mix_values(t, w, v, n_keys);
     chain_lengths(nm, n_keys, &n_weights, &n_values);
     double own_sums = par_growth(e->bound, n_keys, own);
-    double over_weights = par_growth(e->bound, n_weights, u) + swallowed_weights(w, n_keys, u, n_weights) + own_sums;
+    bool sure_weights = par_growth_is_sure(e->bound, n_weights, u),
+         sure_values = par_growth_is_sure(e->bound, n_values, u);
+    double over_weights = par_growth(e->bound, n_weights, u) + own_sums;
+    if (!sure_weights)
+        over_weights += swallowed_weights(w, n_keys, u, n_weights);
     double over_values = par_growth(e->bound, n_values, u) + own_sums;
     struct par_bound made = par_bound_make(nm, e->bound, d, d);
     double final = made.final + 2 * (double)nm->div_ulp * any;
@@ -217,9 +221,9 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
         double bound = slack + over_weights * fabs(exact) + over_values * w->out_abs[i];
         if (w->overflow || !(w->out_abs[i] * w->weights < made.limit))
             bound = HUGE_VAL;
-        if (fabs(got - exact) > bound)
+        if (!sure_values && fabs(got - exact) > bound)
             bound += swallowed_values(t, w, v, i, n_keys, u, n_values);
-        if (par_eval_wants_look(tally, exact, got, bound) &&
+        if (!(sure_weights && sure_values) && par_eval_wants_look(tally, exact, got, bound) &&
             is_systematic(t, w, v, i, n_keys, slack, exact, got, &again, &bound))
             par_eval_systematic(tally, e->out->dtype, pos, head * d + i, again, got, bound);
         else

@@ -20,6 +20,7 @@ struct matmul_task {
     int block;          /* values in a block; 1: products of floats */
     int64_t n_blocks;   /* in a row */
     bool has_min;
+    bool in_order; /* the candidate adds the terms in the order in which the sums here do */
     /* Quantised activations of the judged positions, as struct spec_tile has them. */
     int n_tile; /* positions there: n_pos, filled up */
     int16_t *code, *sum16;
@@ -34,7 +35,7 @@ struct matmul_task {
 struct row_group {
     int16_t *code, *min;
     double *d, *dmin;
-    double *sum, *sum_abs;
+    double *sum, *sum_abs, *path;
     double *decoded; /* [SPEC_DOT_ROWS][n_cols]: float activations only */
     float *row;      /* [n_cols]: one of them as it is decoded */
 };
@@ -63,6 +64,8 @@ static size_t place_group(const struct matmul_task *t, struct row_group *g, uint
     g->sum = (void *)(base + at);
     at += round_up((size_t)t->n_tile * rows * sizeof(double));
     g->sum_abs = (void *)(base + at);
+    at += round_up((size_t)t->n_tile * rows * sizeof(double));
+    g->path = (void *)(base + at);
     return at + round_up((size_t)t->n_tile * rows * sizeof(double));
 }
 
@@ -100,7 +103,8 @@ static void sum_group(const struct matmul_task *t, const struct row_group *g) {
                                    .sum16 = t->sum16,
                                    .scale = t->scale,
                                    .sum = g->sum,
-                                   .sum_abs = g->sum_abs};
+                                   .sum_abs = g->sum_abs,
+                                   .path = g->path};
     if (t->block == 256)
         (t->has_min ? t->dots.block256_min : t->dots.block256)(&tile);
     else
@@ -146,10 +150,16 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
     double bias = t->bias ? (double)t->bias[row] : 0.0, exact = sum + bias;
     double got = par_load_one(e->out->dtype, par_view_row(e->out, pos), row);
     double bound = par_bound_at(&t->bound, sum_abs, exact);
+    bool sure = t->bound.sure;
+    if (t->in_order) {
+        double on_path = par_bound_on_path(&t->bound, g->path[p * SPEC_DOT_ROWS + r], sum_abs, exact);
+        sure = sure || on_path < bound;
+        bound = fmin(bound, on_path);
+    }
     double off = fabs(got - exact);
-    if (off > bound && off <= bound + t->bound.n * t->bound.u * sum_abs)
+    if (!sure && off > bound && off <= bound + t->bound.n * t->bound.u * sum_abs)
         bound += swallowed_terms(t, g, p, r, sum_abs);
-    if (par_eval_wants_look(tally, exact, got, bound)) {
+    if (!sure && par_eval_wants_look(tally, exact, got, bound)) {
         struct par_matmul_look look = {.w = t->w, .row = row, .numerics = e->numerics, .block = t->block};
         look.bias = t->bias ? &t->bias[row] : NULL;
         look.x = t->x ? t->x + p * t->w->n_cols : NULL;
@@ -312,6 +322,8 @@ static enum fwd_status check_input(struct matmul_task *t, struct fwd_error *err)
     t->block = block;
     t->n_blocks = t->w->n_cols / block;
     t->has_min = par_decode_has_min(t->w->type);
+    t->in_order = e->numerics->lanes == 1 && e->numerics->segment == 0 && e->numerics->chain_block == block &&
+                  e->numerics->chain_per_block == (t->has_min ? 2 : 1);
     return FWD_OK;
 }
 

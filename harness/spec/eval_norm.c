@@ -20,7 +20,7 @@ static double sum_error(const struct norm_task *t, const double *x, double a) {
     double swallowed = 0, u = t->bound.u;
     if (!(a < t->bound.limit))
         return HUGE_VAL;
-    for (int64_t k = 0; k < t->n; k++)
+    for (int64_t k = 0; k < t->n && !t->bound.sure; k++)
         swallowed += par_swallowed(u, a, x[k] * x[k]);
     double most = t->bound.n * u * a;
     if (swallowed > most)
@@ -78,7 +78,7 @@ static void norm_row(struct norm_task *t, struct eval_tally *tally, int pos, dou
         double w = (double)t->weight[k], y = x[k] * scale * w, got = par_load_one(e->out->dtype, got_row, k);
         /* The scale of a very large row underflows before the product with it is taken. */
         double bound = relative * fabs(y) + (1 + fabs(w)) * t->bound.tiny + fabs(x[k] * w) * t->smallest, again;
-        if (par_eval_is_outside(tally, y, got, bound) && (look.taken || par_eval_take_look(tally)) &&
+        if (!t->bound.sure && par_eval_is_outside(tally, y, got, bound) && (look.taken || par_eval_take_look(tally)) &&
             is_systematic(t, &look, x, k, y, got, &again, &bound))
             par_eval_systematic(tally, e->out->dtype, pos, k, again, got, bound);
         else

@@ -32,7 +32,7 @@ int par_spec_compare_config(const struct par_spec_model *m, const struct fwd_con
 #define PAR_BOUND_DELTA 1e-6
 #define PAR_BOUND_ELEMENTS 4294967296.0
 /* LIKELY: as said. WORST: no correct element ever leaves its bound, which grows with the length of a sum instead of its
- * root. Either way terms swallowed whole and a second look are as section 2.1 says. */
+ * root; section 2.1's rules have nothing to excuse there, nor where a LIKELY bound is no larger than that. */
 enum par_bound_mode { PAR_BOUND_LIKELY = 0, PAR_BOUND_WORST = 1 };
 
 /* Which of the processor's levels (mask of enum fwd_cpu) the judge may use. 0 means all that the machine has, so plain

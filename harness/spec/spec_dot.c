@@ -31,11 +31,14 @@ INLINE void add_block(const struct spec_tile *t, int64_t b, int p, int block, bo
     const double *restrict d = t->d + b * SPEC_DOT_ROWS, *restrict dmin = t->dmin + b * SPEC_DOT_ROWS;
     for (int i = 0; i < SPEC_DOT_POSITIONS; i++) {
         double scale = t->scale[at + i];
-        double *restrict sum = t->sum + (p + i) * SPEC_DOT_ROWS, *restrict sum_abs =
-                                                                     t->sum_abs + (p + i) * SPEC_DOT_ROWS;
+        double *restrict sum = t->sum + (p + i) * SPEC_DOT_ROWS;
+        double *restrict sum_abs = t->sum_abs + (p + i) * SPEC_DOT_ROWS;
+        double *restrict path = t->path + (p + i) * SPEC_DOT_ROWS;
         for (int r = 0; r < SPEC_DOT_ROWS; r++) {
             double term = d[r] * scale * dot[i][r], min_term = has_min ? dmin[r] * scale * min_dot[i][r] : 0.0;
+            path[r] += has_min ? fabs(sum[r] + term) : 0;
             sum[r] += term - min_term;
+            path[r] += fabs(sum[r]);
             sum_abs[r] += fabs(term) + fabs(min_term);
         }
     }
@@ -43,7 +46,7 @@ INLINE void add_block(const struct spec_tile *t, int64_t b, int p, int block, bo
 
 INLINE void sum_tile(const struct spec_tile *t, int block, bool has_min) {
     for (int i = 0; i < t->n_pos * SPEC_DOT_ROWS; i++)
-        t->sum[i] = t->sum_abs[i] = 0;
+        t->sum[i] = t->sum_abs[i] = t->path[i] = 0;
     for (int64_t b = 0; b < t->n_blocks; b++)
         for (int p = 0; p < t->n_pos; p += SPEC_DOT_POSITIONS)
             add_block(t, b, p, block, has_min);

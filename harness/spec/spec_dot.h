@@ -21,6 +21,7 @@ struct spec_tile {
     const int16_t *sum16;   /* [n_blocks][n_pos][block / 16]: of each 16 of act */
     const double *scale;    /* [n_blocks][n_pos] */
     double *sum, *sum_abs;  /* out: [n_pos][SPEC_DOT_ROWS] */
+    double *path;           /* out: the same of the magnitudes of all partial sums, a block's minimum after its dot */
 };
 /* sum = sum over blocks of d * scale * (code . act) - dmin * scale * (min . sum16), sum_abs the same with the magnitude
  * of each of the two terms. The dots are exact integers. */

@@ -177,6 +177,10 @@ START_TEST(constant_input) {
     expect(PAR_HELD, 0, 0);
     (void)judge_norm(right);
     expect(PAR_DIVERGED, WIDTH, 0);
+    /* Not even a few ulp beyond the roundings after the sum: no order of additions made them. */
+    (void)judge_norm(exact_scale() * (1 + 8 * U));
+    ck_assert_msg(row.verdict == PAR_DIVERGED && row.n_systematic == 0, "%s, %llu systematic",
+                  par_verdict_name(row.verdict), (unsigned long long)row.n_systematic);
 }
 END_TEST
 
@@ -294,6 +298,47 @@ START_TEST(product_of_blocks) {
 }
 END_TEST
 
+START_TEST(partial_sums) {
+    /* Q8_0 blocks of 1, -1, 1, -1, ... times d: every other partial sum is d, the rest 0, so that 1000 additions are
+     * off by 500 u d at most, where g(n) allows for 271 u of 1000 d. */
+    enum { BLOCKS = 1000, K = 32 * BLOCKS, WEIGHT = 34, ACT = 40 };
+    uint8_t *weight = calloc(BLOCKS, WEIGHT), *act = calloc(BLOCKS, ACT);
+    ck_assert(weight && act);
+    float d = 1.25f, out_value = 0;
+    for (int b = 0; b < BLOCKS; b++) {
+        int32_t sum = b % 2 ? -1 : 1;
+        weight[b * WEIGHT + 1] = 0x3c;
+        weight[b * WEIGHT + 2] = 1;
+        memcpy(act + b * ACT, &d, 4);
+        memcpy(act + b * ACT + 4, &sum, 4);
+        act[b * ACT + 8] = (uint8_t)(int8_t)sum;
+    }
+    reset();
+    numerics.act = FWD_Q8_32;
+    numerics.act_rule = FWD_ACT_AMAX127;
+    numerics.chain_block = 32;
+    numerics.fma = true;
+    layer.up = weight_of(FWD_TYPE_Q8_0, weight, 1, K);
+    struct fwd_view in = view_of(FWD_OP_FFN_NORM_Q8, FWD_Q8_32, act, K, 0, 1);
+    struct fwd_view out = view_of(FWD_OP_FFN_UP, FWD_F32, &out_value, 1, 0, 1);
+    judge(&out, &in, NULL, NULL);
+    expect(PAR_HELD, 0, 0);
+    ck_assert_msg(fabs(row.worst.bound / (500 * 1.25 * U) - 1) < 1e-3, "500 partial sums of 1.25: %g u",
+                  row.worst.bound / U);
+    numerics.term_roundings = 1; /* each of the 1000 terms */
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(fabs(row.worst.bound / (1500 * 1.25 * U) - 1) < 1e-3, "and their own roundings: %g u",
+                  row.worst.bound / U);
+    numerics.term_roundings = 0;
+    numerics.lanes = 0; /* an order that is not known */
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(fabs(row.worst.bound / (par_gamma(BLOCKS, U) * BLOCKS * 1.25) - 1) < 1e-3, "g(n): %g u",
+                  row.worst.bound / U);
+    free(weight);
+    free(act);
+}
+END_TEST
+
 START_TEST(one_in_many) {
     /* One systematic element among more than 10^5: counted, and the op is HELD. */
     enum { K = 8192, N = 420, POS = 240, AT = 17, WHEN = 60 };
@@ -369,9 +414,17 @@ START_TEST(equal_keys) {
         o[i] = c;
     judge(&out, &qv, &kv, &vv);
     expect(PAR_HELD, 0, 0);
+    /* g(256 + 63 + 1) of the values and g(16 + 4 + 63 + 1) of the weights: 8.57 (17.9 + 9.2) u. */
+    ck_assert_msg(row.worst.bound > 225 * U && row.worst.bound < 240 * U, "bound %g u", row.worst.bound / U);
     o[1] = made;
     judge(&out, &qv, &kv, &vv);
     expect(PAR_DIVERGED, 1, 0);
+    /* 16 lanes are those of the weights: a value is added to the one before it. */
+    numerics.key_segment = 0;
+    for (int i = 0; i < DIM; i++)
+        o[i] = made;
+    judge(&out, &qv, &kv, &vv);
+    expect(PAR_MISTRUSTED, 0, DIM);
     free(k);
     free(v);
 }
@@ -485,6 +538,7 @@ int main(void) {
     tcase_add_test(t, order_not_declared);
     tcase_add_test(t, product_of_floats);
     tcase_add_test(t, product_of_blocks);
+    tcase_add_test(t, partial_sums);
     tcase_add_test(t, one_in_many);
     tcase_add_test(t, equal_keys);
     tcase_add_test(t, orders);
