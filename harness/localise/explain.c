@@ -297,7 +297,6 @@ struct search {
     struct sig_element *sample, *costly;
     int64_t n_sample, n_costly;
     struct sig_fit best;
-    struct sig_variant best_variant;
 };
 
 static struct check make_check(const struct search *q, const struct sig_variant *v, const struct sig_element *e,
@@ -331,14 +330,14 @@ static bool try_variant(struct search *q, const struct sig_variant *v, int n_var
     static const int steps[] = {1, 8, SAMPLE};
     int64_t done = 0, fits = 0;
     for (int i = 0; i < 3; i++) {
-        int64_t upto = steps[i] < q->n_sample ? steps[i] : q->n_sample;
-        struct check k = make_check(q, v, q->sample + done, upto - done);
+        int64_t until = steps[i] < q->n_sample ? steps[i] : q->n_sample;
+        struct check k = make_check(q, v, q->sample + done, until - done);
         if (k.n == 0)
             continue;
         run_check(&k, q->c->pool);
         for (int64_t j = 0; j < k.n; j++)
             fits += par_sig_fits(&k.e[j], k.alt[j], k.bound[j], k.loose[j]);
-        done = upto;
+        done = until;
         if (i < 2 && fits == 0 && i > 0)
             break;
         if (i == 0 && fits == 0 && n_variants > 64)
@@ -352,10 +351,9 @@ static bool try_variant(struct search *q, const struct sig_variant *v, int n_var
     if (fit->share == 1 && !enough(fit))
         fit->whole = fits_clean(q->c, q->s, v);
     (void)snprintf(fit->text, sizeof fit->text, "%s", v->text);
-    if (fit->share > q->best.share) {
+    bool fitted_only = q->s->flags & SIG_IS_FREE && fit->share < 1; /* a number fitted to one element says nothing */
+    if (fit->share > q->best.share && !fitted_only)
         q->best = *fit;
-        q->best_variant = *v;
-    }
     return enough(fit);
 }
 

@@ -152,7 +152,7 @@ static double score_f16(const struct sig_variant *v, double s) {
 static bool score_all(const struct sig_case *c, const struct sig_variant *v, struct work *w,
                       const struct fwd_view *view, int pos, int64_t head, int64_t first, int64_t end) {
     const struct fwd_numerics *nm = &c->item->numerics;
-    int64_t d = c->config->head_dim, upto = v->kind == HEAD_TAIL ? v->a : d;
+    int64_t d = c->config->head_dim, until = v->kind == HEAD_TAIL ? v->a : d;
     double u = fmax(par_unit_of_accumulator(nm->accumulator), 0x1p-53), scale = 1 / sqrt((double)d);
     double g = par_growth(c->calls[0].e.bound, par_sum_steps(nm, d), u) + par_gamma((double)d, 0x1p-53);
     scale = v->kind == SCALE ? v->f : scale;
@@ -160,7 +160,7 @@ static bool score_all(const struct sig_case *c, const struct sig_variant *v, str
         if (!take_row(c, v, view, pos, j, head, true, w->k))
             return false;
         double s = 0, a = 0;
-        for (int64_t i = 0; i < upto; i++) {
+        for (int64_t i = 0; i < until; i++) {
             s += w->q[head * d + i] * w->k[i];
             a += fabs(w->q[head * d + i] * w->k[i]);
         }

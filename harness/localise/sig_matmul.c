@@ -555,12 +555,18 @@ void par_sig_dot(const struct sig_case *c, const struct sig_row *row, bool integ
         return;
     }
     sum->bound = par_bound_at(&b, t.sum_abs, t.sum) + par_gamma(3 * (double)terms, 0x1p-53) * t.sum_abs;
+    if (!(sum->bound < HUGE_VAL)) { /* may overflow on its way: holds nothing */
+        sum->bound = sum->loose = -1;
+        return;
+    }
     /* One product after the other in F32, of weights and activations that were rounded to it first. */
     double loose = (par_gamma((double)row->k, 0x1p-24) + 6 * 0x1p-24) * t.each_abs + b.tiny;
     sum->loose = loose > sum->bound ? loose : sum->bound;
 }
 
 double par_sig_with_bias(const struct sig_case *c, const struct sig_sum *s, double bias) {
+    if (s->bound < 0)
+        return s->bound;
     return s->bound + (2 + c->item->numerics.final_roundings) * par_unit_of_accumulator(c->item->numerics.accumulator) *
                           (fabs(s->exact) + fabs(bias));
 }

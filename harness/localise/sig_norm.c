@@ -32,11 +32,11 @@ struct work {
 
 static void measure(const struct sig_case *c, const struct sig_variant *v, struct work *w) {
     double n = (double)w->n, eps = c->config->norm_eps;
-    int64_t upto = v->kind == NORM_TAIL ? v->a : w->n;
+    int64_t until = v->kind == NORM_TAIL ? v->a : w->n;
     w->sum = w->mean = 0;
     for (int64_t k = 0; k < w->n; k++)
         w->mean += w->x[k] / n;
-    for (int64_t k = 0; k < upto; k++) {
+    for (int64_t k = 0; k < until; k++) {
         double x = w->x[k] - (v->kind == NORM_MEAN && v->a == 0 ? w->mean : 0);
         w->sum += x * x;
     }
