@@ -26,6 +26,8 @@ static bool put_row(cJSON *o, const struct par_op_row *row) {
         !par_put_real(o, "ratio_p99", row->ratio_p99) || !par_put_real(o, "ratio_p999", row->ratio_p999) ||
         !par_put_real(o, "floor_p50", row->floor_p50) || !par_put_bool(o, "review", row->review))
         return false;
+    if (row->tie_bound > 0 && !par_put_real(o, "tie_slack_share", row->tie_slack / row->tie_bound))
+        return false;
     worst = par_put_object(o, "worst");
     return worst && par_put_int(worst, "pos", row->worst.pos) && par_put_int(worst, "row", row->worst.row) &&
            par_put_exact(worst, "expected", row->worst.expected) && par_put_exact(worst, "got", row->worst.got) &&

@@ -273,6 +273,27 @@ static void put_group(const struct par_op_group *g, FILE *out) {
                       (unsigned long long)g->n_judged, (unsigned long long)g->n_over, ratio, layer);
 }
 
+/* Where a side shows floats in place of the quantised bytes it multiplied: what of the bounds that costs. */
+static void put_tie_slack(const struct par_report *r, enum par_side side, FILE *out) {
+    int n = 0, worst = 0;
+    double largest = -1;
+    for (int i = 0; i < r->n_ops; i++) {
+        const struct par_op_row *row = par_side_row(&r->ops[i], side);
+        if (!(row->tie_bound > 0))
+            continue;
+        n++;
+        if (row->tie_slack / row->tie_bound > largest) {
+            largest = row->tie_slack / row->tie_bound;
+            worst = i;
+        }
+    }
+    char label[64];
+    if (n)
+        (void)fprintf(out, "%s: %d ops hide their quantised input: tie slack up to %.3g %% of the bounds (%s)\n",
+                      par_side_path(r, side), n, 100 * largest,
+                      par_op_label(r->ops[worst].op, r->ops[worst].layer, label, sizeof label));
+}
+
 static void put_op_kinds(const struct par_report *r, FILE *out) {
     put_title(out, "ops by kind, over all layers (ratio: |got - expected| / bound, at most 1 for a correct op)");
     (void)fprintf(out, "%-14s | %-44s | %s\n", "", par_side_path(r, PAR_SIDE_REF), par_side_path(r, PAR_SIDE_CAND));
@@ -291,6 +312,8 @@ static void put_op_kinds(const struct par_report *r, FILE *out) {
         put_group(&cand, out);
         (void)fputc('\n', out);
     }
+    put_tie_slack(r, PAR_SIDE_REF, out);
+    put_tie_slack(r, PAR_SIDE_CAND, out);
 }
 
 /* "removes 98 %", or why there is no share. */

@@ -16,8 +16,9 @@ struct eval_tally {
     uint64_t n_over, n_nonfinite_got, n_nonfinite_expected, n_mismatch;
     double ratio_max;
     struct par_worst worst;
-    struct par_worst mismatch; /* the first one, if n_mismatch */
-    uint8_t *accused_pos;      /* of par_eval */
+    struct par_worst mismatch;   /* the first one, if n_mismatch */
+    double tie_slack, tie_bound; /* of par_op_row */
+    uint8_t *accused_pos;        /* of par_eval */
     /* When `capture` is set, elements are not judged: what is known of them goes here, [position -
      * capture_pos0][width].
      */

@@ -6,6 +6,7 @@
 #include "spec/spec_decode.h"
 #include "spec/spec_dot.h"
 #include "spec/spec_quant.h"
+#include "spec/tie_slack.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct matmul_task {
     double *scale;
     /* Float activations. */
     double *x; /* [n_pos][n_cols] */
+    struct par_ties ties;
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
@@ -143,6 +145,25 @@ static double swallowed_terms(const struct matmul_task *t, const struct row_grou
     return fmin(d, t->bound.n * u * a);
 }
 
+/* What the elements near a tie may add: each its own weight times one step. */
+static double tie_slack(const struct matmul_task *t, const struct row_group *g, int p, int r) {
+    double slack = 0;
+    for (int64_t i = t->ties.first[p]; i < t->ties.first[p + 1]; i++) {
+        int64_t k = t->ties.tie[i].k;
+        double weight;
+        if (t->block == 1) {
+            weight = g->decoded[r * t->w->n_cols + k];
+        } else {
+            int64_t at = k / t->block * SPEC_DOT_ROWS + r, in_block = k % t->block;
+            weight = g->d[at] * g->code[at * t->block + in_block];
+            if (t->has_min)
+                weight -= g->dmin[at] * g->min[(at * t->block + in_block) / 16];
+        }
+        slack += fabs(weight) * t->ties.tie[i].step;
+    }
+    return slack;
+}
+
 static void judge_one(const struct matmul_task *t, struct eval_tally *tally, const struct row_group *g, int64_t row,
                       int p, double sum, double sum_abs, int r) {
     const struct par_eval *e = t->ev->e;
@@ -155,6 +176,14 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
         double on_path = par_bound_on_path(&t->bound, g->path[p * SPEC_DOT_ROWS + r], sum_abs, exact);
         sure = sure || on_path < bound;
         bound = fmin(bound, on_path);
+    }
+    if (t->ties.first) {
+        double slack = tie_slack(t, g, p, r);
+        bound += slack;
+        if (bound < HUGE_VAL) {
+            tally->tie_slack += slack;
+            tally->tie_bound += bound;
+        }
     }
     double off = fabs(got - exact);
     if (!sure && off > bound && off <= bound + t->bound.n * t->bound.u * sum_abs)
@@ -195,13 +224,13 @@ static void quantised_rows(void *ctx, int thread, int n_threads) {
 
 /* Block b of the input at a position: the tap's own bytes, or, where a path shows only the float tap before them, what
  * its declared rule makes of that. */
-static void read_block(const struct matmul_task *t, int pos, int64_t b, struct spec_q8 *q) {
+static enum fwd_status read_block(struct matmul_task *t, int pos, int64_t b, struct spec_q8 *q, struct fwd_error *err) {
     const struct fwd_view *in = t->ev->e->in[0];
     const uint8_t *row = par_view_row(in, pos);
     bool sums_agree; /* judged with the _q8 op itself */
-    if (par_q8_block_values(in->dtype)) {
+    if (!t->ties.first) {
         par_q8_read(in->dtype, row + (size_t)b * par_q8_block_bytes(in->dtype), q, &sums_agree);
-        return;
+        return FWD_OK;
     }
     int block = par_q8_block_values(t->act);
     double wide[256];
@@ -210,6 +239,7 @@ static void read_block(const struct matmul_task *t, int pos, int64_t b, struct s
     for (int i = 0; i < block; i++)
         x[i] = (float)wide[i];
     (void)par_q8_quantise_as(t->ev->e->numerics->act_rule, x, block, q);
+    return par_ties_add(&t->ties, x, block, b * block, (double)q->d, err);
 }
 
 /* A sum that its codes cannot have is wrong in the _q8 op, and accused there; here it only must not overflow. */
@@ -227,16 +257,19 @@ static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *e
     FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes",
                 t->ev->n_pos, (long long)k);
     struct spec_q8 q;
-    for (int p = 0; p < t->ev->n_pos; p++)
+    for (int p = 0; p < t->ev->n_pos; p++) {
+        par_ties_position(&t->ties, p);
         for (int64_t b = 0; b < t->n_blocks; b++) {
             int64_t at = b * t->n_tile + p;
-            read_block(t, e->pos0 + t->ev->pos[p], b, &q);
+            FWD_TRY(read_block(t, e->pos0 + t->ev->pos[p], b, &q, err));
             for (int i = 0; i < t->block; i++)
                 t->code[at * t->block + i] = q.q[i];
             for (int j = 0; j < t->block / 16; j++)
                 t->sum16[at * (t->block / 16) + j] = cut_sum(q.sum16[j]);
             t->scale[at] = (double)q.d;
         }
+    }
+    par_ties_position(&t->ties, t->ev->n_pos);
     return FWD_OK;
 }
 
@@ -266,16 +299,17 @@ static void float_rows(void *ctx, int thread, int n_threads) {
 }
 
 /* d * q of each block, rounded to F32 where the path computes in that. */
-static void dequantise_row(const struct matmul_task *t, int pos, double *x) {
+static enum fwd_status dequantise_row(struct matmul_task *t, int pos, double *x, struct fwd_error *err) {
     int block = par_q8_block_values(t->act);
     struct spec_q8 q;
     for (int64_t b = 0; b < t->w->n_cols / block; b++) {
-        read_block(t, pos, b, &q);
+        FWD_TRY(read_block(t, pos, b, &q, err));
         for (int i = 0; i < block; i++) {
             double exact = (double)q.d * q.q[i];
             x[b * block + i] = t->ev->e->numerics->store == FWD_F32 ? (double)(float)exact : exact;
         }
     }
+    return FWD_OK;
 }
 
 static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err) {
@@ -285,11 +319,13 @@ static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err)
     FWD_FAIL_IF(!t->x, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld values", t->ev->n_pos, (long long)k);
     for (int p = 0; p < t->ev->n_pos; p++) {
         int pos = e->pos0 + t->ev->pos[p];
+        par_ties_position(&t->ties, p);
         if (par_q8_block_values(t->act))
-            dequantise_row(t, pos, t->x + p * k);
+            FWD_TRY(dequantise_row(t, pos, t->x + p * k, err));
         else
             par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), t->x + p * k, k);
     }
+    par_ties_position(&t->ties, t->ev->n_pos);
     return FWD_OK;
 }
 
@@ -329,6 +365,8 @@ static enum fwd_status check_input(struct matmul_task *t, struct fwd_error *err)
 
 static enum fwd_status run_matmul(struct matmul_task *t, struct fwd_error *err) {
     struct row_group g = {0};
+    if (par_q8_block_values(t->act) && !par_q8_block_values(t->ev->e->in[0]->dtype))
+        FWD_TRY(par_ties_begin(&t->ties, t->ev->n_pos, err));
     FWD_TRY(t->block == 1 ? load_floats(t, err) : load_quantised(t, err));
     t->scratch_bytes = place_group(t, &g, 0);
     t->scratch = fwd_alloc((size_t)t->ev->n_threads, t->scratch_bytes);
@@ -364,5 +402,6 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     fwd_free(t.scale);
     fwd_free(t.x);
     fwd_free(t.scratch);
+    par_ties_free(&t.ties);
     return st;
 }

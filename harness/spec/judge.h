@@ -75,7 +75,12 @@ struct par_op_row {
     double ratio_max, ratio_p50, ratio_p99, ratio_p999;
     double floor_p50; /* detection floor: half of all elements would have shown a relative change of this (bound over
                        * |expected|, median; known to 1/16 octave); 0 where every change shows, or nothing was judged */
-    bool review;      /* ratio_p999 is so small that the declaration may be too generous to show a fault; no verdict */
+    /* Of a matmul whose quantised input was not shown, only the floats before it: the sum of all finite bounds, and
+     * what of it is for values so close to a tie that they may have been rounded to the other side (numerics.md,
+     * section 1).
+     */
+    double tie_bound, tie_slack;
+    bool review; /* ratio_p999 is so small that the declaration may be too generous to show a fault; no verdict */
     struct par_worst worst; /* at ratio_max, the first by position and row among equals; else the first mismatch */
     bool absent;            /* the path declares no such op: nothing to measure, and nothing missing */
     char note[160];         /* "", or why it is UNMEASURED or MISTRUSTED */

@@ -177,6 +177,8 @@ static void merge_tally(struct par_op_row *row, struct par_ratio_histogram *hist
     row->n_judged += t->hist.n;
     row->n_over += t->n_over;
     row->n_systematic += t->n_systematic;
+    row->tie_slack += t->tie_slack;
+    row->tie_bound += t->tie_bound;
     row->n_nonfinite_got += t->n_nonfinite_got;
     row->n_nonfinite_expected += t->n_nonfinite_expected;
     row->n_nonfinite_mismatch += t->n_mismatch;

@@ -26,6 +26,8 @@ static struct par_report_op ops[] = {
               .n_judged = 200,
               .n_over = 17,
               .ratio_max = 4099.5,
+              .tie_bound = 8,
+              .tie_slack = 2,
               .worst = {.pos = 41, .row = 1535, .expected = 0.1, .got = -0.30000000000000004, .bound = 1e-7}}},
     {.op = FWD_OP_L_OUT,
      .layer = 0,
@@ -173,6 +175,8 @@ START_TEST(text_shows_what_was_measured) {
     ck_assert_ptr_nonnull(strstr(text, "Qcur-3"));
     ck_assert_ptr_nonnull(strstr(text, "got -0.3, expected 0.1"));
     ck_assert_ptr_nonnull(strstr(text, "flip beyond the spread"));
+    ck_assert_ptr_nonnull(
+        strstr(text, "1 ops hide their quantised input: tie slack up to 25 % of the bounds (Qcur-3)"));
     ck_assert_ptr_nonnull(strstr(text, "UNMEASURED            0 of 78"));
     ck_assert_ptr_nonnull(strstr(text, "H1  SUPPORTED"));
     ck_assert_ptr_nonnull(strstr(text, "caf\xc3\xa9 \\xff\\x01 <&>|\\n"));
@@ -235,6 +239,7 @@ START_TEST(json_round_trip) {
     ck_assert(strtod(get(worst, "got_hex")->valuestring, NULL) == -0.30000000000000004);
     ck_assert(strtod(get(worst, "bound_hex")->valuestring, NULL) == 1e-7);
     ck_assert_int_eq(get(cand, "n_over")->valueint, 17);
+    ck_assert(get(cand, "tie_slack_share")->valuedouble == 0.25);
     /* an unjudged row has no ratio to read as 0.0, and is not HELD */
     const cJSON *unjudged = get(cJSON_GetArrayItem(get(root, "ops"), 4), "candidate");
     ck_assert_str_eq(get(unjudged, "verdict")->valuestring, "UNMEASURED");

@@ -5,6 +5,7 @@
 #include "spec/bound.h"
 #include "spec/second_look.h"
 #include "spec/spec_quant.h"
+#include "spec/tie_slack.h"
 #include "test/spec_case.h"
 
 #include <math.h>
@@ -247,6 +248,117 @@ START_TEST(order_against_its_chain) {
 }
 END_TEST
 
+/* ---- ties of an engine that shows floats only
+ * -------------------------------------------------------------------------------------------------------------- */
+START_TEST(near_ties) {
+    /* amax 127: values are their own scaled values. An ulp at 0.5 is 2^-24, at 100 2^-17: 4 of them are near, 5 not. */
+    float x[32] = {127,
+                   0.5f,
+                   0.5f + 4 * 0x1p-24f,
+                   0.5f + 5 * 0x1p-24f,
+                   -100.5f,
+                   -100.5f + 4 * 0x1p-17f,
+                   100.5f - 5 * 0x1p-17f,
+                   100,
+                   1,
+                   126.5f};
+    const int want[] = {1, 2, 4, 5, 9};
+    int at[32], n = par_near_ties(x, 32, at);
+    ck_assert_int_eq(n, 5);
+    for (int i = 0; i < n; i++)
+        ck_assert_int_eq(at[i], want[i]);
+    x[20] = INFINITY;
+    ck_assert_int_eq(par_near_ties(x, 32, at), 0);
+    float tiny[32] = {0x1p-101f};
+    ck_assert_int_eq(par_near_ties(tiny, 32, at), 0);
+}
+END_TEST
+
+/* Q4_1, d = 0.5, m = 0.25: codes 2 and 3 at elements 0 and 1, so weights 1.25 and 1.75; the others are 0.25. */
+static void one_row(const uint8_t *w, bool dequantised) {
+    reset();
+    layer.q = weight_of(FWD_TYPE_Q4_1, w, 1, 32);
+    numerics.act = FWD_Q8_32;
+    numerics.act_rule = FWD_ACT_AMAX127;
+    numerics.dequantised = dequantised;
+}
+
+START_TEST(ties_of_a_float_tap) {
+    /* Activations 254, 5 and 4.99: d = 2, scaled 127, 2.5 and 2.495. By the declared rule 2.5 goes to the even 2: x =
+     * 254, 4, 4 and y = 1.25 * 254 + 1.75 * 4 + 0.25 * 4 = 325.5. Rounded up it is 1.75 * 2 more, 329: one step of that
+     * element. 4.99 is not near a tie. */
+    const uint8_t w[20] = {0x00, 0x38, 0x00, 0x34, 2, 3};
+    float x[32] = {254, 5, 4.99f}, y[1];
+    uint8_t bytes[40] = {0};
+    struct spec_q8 q;
+    struct fwd_view in = float_view(FWD_OP_ATTN_NORM, x, 32, 0, 1), out = float_view(FWD_OP_QCUR, y, 1, 0, 1);
+    for (int dequantised = 0; dequantised < 2; dequantised++) {
+        y[0] = 325.5f;
+        one_row(w, dequantised);
+        judge(&out, &in, NULL, NULL);
+        expect_held(1);
+        ck_assert_msg(row.worst.expected == 325.5, "expected value %.9g", row.worst.expected);
+        ck_assert_msg(row.tie_slack == 3.5 && row.tie_bound > 3.5 && row.tie_bound < 3.51, "slack %g of %g",
+                      row.tie_slack, row.tie_bound);
+        y[0] = 329;
+        judge(&out, &in, NULL, NULL);
+        ck_assert_msg(row.verdict == PAR_HELD && row.ratio_max > 0.99, "rounded to the other side: ratio %g",
+                      row.ratio_max);
+        y[0] = 329.5f; /* half a unit more is no step of anything */
+        judge(&out, &in, NULL, NULL);
+        ck_assert_msg(row.verdict == PAR_DIVERGED && row.n_over == 1, "%s", par_verdict_name(row.verdict));
+    }
+    /* Away from the tie nothing is forgiven. */
+    x[1] = 5.01f;
+    y[0] = 325.5f;
+    one_row(w, false);
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(row.verdict == PAR_DIVERGED && row.worst.expected == 329 && row.tie_slack == 0, "slack %g",
+                  row.tie_slack);
+    /* Nor is it where the bytes are shown. */
+    x[1] = 5;
+    par_q8_quantise(x, 32, &q);
+    int32_t sum = q.sum16[0] + q.sum16[1];
+    memcpy(bytes, &q.d, 4);
+    memcpy(bytes + 4, &sum, 4);
+    memcpy(bytes + 8, q.q, 32);
+    in = block_view(bytes, 32);
+    y[0] = 329;
+    one_row(w, false);
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(row.verdict == PAR_DIVERGED && row.worst.expected == 325.5 && row.tie_bound == 0, "bytes shown: %s",
+                  par_verdict_name(row.verdict));
+}
+END_TEST
+
+START_TEST(ties_by_position) {
+    /* Three positions, the middle one without a tie; more ties than the list has room for at first. */
+    enum { K = 1024, P = 3 };
+    static float x[P * K], y[P];
+    static uint8_t w[K / 32 * 34];
+    for (int b = 0; b < K / 32; b++) {
+        w[34 * b + 1] = 0x3c; /* Q8_0, d = 1, codes 1 in even blocks and 2 in odd ones: 1.5 a block */
+        memset(w + 34 * b + 2, 1 + b % 2, 32);
+    }
+    for (int i = 0; i < P * K; i++)
+        x[i] = i % 32 == 0 ? 127 : i / K == 1 ? 1 : 1.5f; /* 1.5 goes to 2 */
+    for (int p = 0; p < P; p++)
+        y[p] = K / 32 * 1.5f * (p == 1 ? 127 + 31 : 127 + 62);
+    reset();
+    layer.q = weight_of(FWD_TYPE_Q8_0, w, 1, K);
+    numerics.act = FWD_Q8_32;
+    numerics.act_rule = FWD_ACT_AMAX127;
+    struct fwd_view in = float_view(FWD_OP_ATTN_NORM, x, K, 0, P), out = float_view(FWD_OP_QCUR, y, 1, 0, P);
+    judge(&out, &in, NULL, NULL);
+    expect_held(P);
+    ck_assert_msg(row.tie_slack == 2 * 31 * 1.5 * (K / 32), "slack %g, expected one step of %d elements", row.tie_slack,
+                  2 * 31 * (K / 32));
+    y[1] += 1;
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(row.verdict == PAR_DIVERGED && row.worst.pos == 1, "one step at the position without a tie");
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("spec, edges");
     TCase *t = tcase_create("edges");
@@ -262,6 +374,9 @@ int main(void) {
     tcase_add_test(t, growth_is_the_smaller_bound);
     tcase_add_test(t, elements_of_the_sample);
     tcase_add_test(t, order_against_its_chain);
+    tcase_add_test(t, near_ties);
+    tcase_add_test(t, ties_of_a_float_tap);
+    tcase_add_test(t, ties_by_position);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_set_fork_status(runner, CK_FORK);
