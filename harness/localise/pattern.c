@@ -299,7 +299,12 @@ struct rows {
     double *expected, *got, *bound; /* [acts.n_pos] of one row */
     double noise;
     bool in_order;
+    bool accused_only; /* looks at accused positions only */
 };
+
+static bool is_looked_at(const struct rows *r, const struct par_eval *e, int call, int i) {
+    return r->s->judge_pos[call][i] && (!r->accused_only || r->s->pos_marks[e->pos0 + i] == 2);
+}
 
 static enum fwd_status read_acts(struct rows *r, struct fwd_error *err) {
     for (int call = 0; call < r->s->item->n_calls && r->acts.n_pos < MOST_POSITIONS; call++) {
@@ -307,7 +312,7 @@ static enum fwd_status read_acts(struct rows *r, struct fwd_error *err) {
         int pos[MOST_POSITIONS], n = 0, room = MOST_POSITIONS - r->acts.n_pos;
         par_evidence_eval(r->s->item, call, &e);
         for (int i = 0; i < e.n_pos && n < room; i++)
-            if (r->s->judge_pos[call][i])
+            if (is_looked_at(r, &e, call, i))
                 pos[n++] = e.pos0 + i;
         FWD_TRY(par_acts_add(&e, r->weight->n_cols, pos, n, &r->acts, err));
     }
@@ -329,7 +334,7 @@ static enum fwd_status row_elements(struct rows *r, const struct par_spec_altere
         e.judge_pos = r->s->judge_pos[call];
         FWD_TRY(par_spec_elements(&one->model, NULL, &e, &x, err));
         for (int i = 0; i < x.n_pos && at < r->acts.n_pos; i++) {
-            if (!e.judge_pos[i])
+            if (!is_looked_at(r, &e, call, i))
                 continue;
             r->expected[at] = x.expected[i];
             r->got[at] = x.got[i];
@@ -479,11 +484,17 @@ static enum fwd_status find_blocks(struct survey *s, const char *where, struct p
     FWD_FAIL_IF(!r.expected, FWD_ENOMEM, err, "localise: no memory for a row's elements");
     r.got = r.expected + MOST_POSITIONS;
     r.bound = r.got + MOST_POSITIONS;
-    enum fwd_status rc = read_acts(&r, err);
-    if (rc == FWD_OK)
-        rc = prove_order(&r, err);
-    if (rc == FWD_OK)
-        rc = explain_rows(&r, where, out, err);
+    enum fwd_status rc = FWD_OK;
+    /* A fault that acts at some positions only is contradicted by the others: then these are left out. */
+    for (int i = 0; rc == FWD_OK && out->n_blocks == 0 && i < (out->n_pos_accused < out->n_pos_judged ? 2 : 1); i++) {
+        r.accused_only = i == 1;
+        r.acts.n_pos = 0;
+        rc = read_acts(&r, err);
+        if (rc == FWD_OK)
+            rc = prove_order(&r, err);
+        if (rc == FWD_OK)
+            rc = explain_rows(&r, where, out, err);
+    }
     par_acts_free(&r.acts);
     fwd_free(r.expected);
     return rc;
