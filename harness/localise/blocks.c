@@ -360,6 +360,9 @@ struct search {
     int n_bits;         /* chains computed */
 };
 enum { MAX_CHAINS = 20000 };
+enum {
+    LOOSE = 25
+}; /* times the limit, where equal bits decide: a row may be noisier than its neighbours by a factor 5 */
 
 /* Density of effects near the residual, for the number that would fit by accident at one position. */
 static void count_near(struct search *s, double effect) {
@@ -404,13 +407,15 @@ static bool is_better(const struct search *s, const struct par_row_fit *f, doubl
  */
 static void consider(struct search *s, struct par_row_fit *f, double chi2, struct change *changes) {
     const struct parts *p = s->p;
-    if (!(chi2 <= accept_below(p->c->acts->n_pos)))
+    int n_pos = p->c->acts->n_pos;
+    if (!(chi2 <= (changes ? LOOSE : 1) * accept_below(n_pos)) || (changes && s->n_bits == MAX_CHAINS))
         return;
-    if (changes && s->n_bits < MAX_CHAINS) {
+    if (changes) {
         find_changes(p, f, changes);
         f->same_bits = same_bits(s, changes);
-        if (!f->same_bits && p->c->acts->n_pos == 1)
-            return; /* the declared order was proven on other rows: one position leaves no room for "nearly" */
+        /* The declared order was proven on other rows: one position leaves no room for "nearly". */
+        if (!f->same_bits && (n_pos == 1 || chi2 > accept_below(n_pos)))
+            return;
     }
     enum { DISTINCT = 12 }; /* of chi-square, between a hypothesis and the next best in another block */
     f->share = p->square > 0 ? 1 - chi2 / p->square : 0;
@@ -439,7 +444,7 @@ static double fit_effect(const struct parts *p, const double *v, double *c) {
 }
 /* chi-square of residual - c * v, or any value beyond `limit` once it is that large. */
 static double misfit(const struct parts *p, const double *v, double c) {
-    double chi2 = 0, limit = accept_below(p->c->acts->n_pos);
+    double chi2 = 0, limit = LOOSE * accept_below(p->c->acts->n_pos);
     for (int i = 0; i < p->c->acts->n_pos && chi2 <= limit; i++)
         chi2 += p->precision[i] * (p->residual[i] - c * v[i]) * (p->residual[i] - c * v[i]);
     return chi2;
@@ -560,6 +565,22 @@ static void try_block_scales(struct search *s, enum par_fit_kind kind, double *v
     }
 }
 
+/* The whole row: a constant added, or the sum of products times a factor. */
+static void try_row(struct search *s, enum par_fit_kind kind, double *v) {
+    const struct parts *p = s->p;
+    double c, bias = p->c->bias ? (double)*p->c->bias : 0;
+    for (int i = 0; i < p->c->acts->n_pos; i++)
+        v[i] = kind == PAR_FIT_BIAS ? 1 : p->c->expected[i] - bias;
+    double chi2 = fit_effect(p, v, &c);
+    struct par_row_fit f = {.kind = kind,
+                            .block_first = -1,
+                            .block_last = -1,
+                            .k_first = -1,
+                            .k_last = -1,
+                            .factor = kind == PAR_FIT_BIAS ? c : 1 + c};
+    consider(s, &f, chi2, NULL);
+}
+
 /* How many parts of the families tried so far would have fitted a residual of this size at the one position. */
 static double chance_of(const struct search *s, bool in_bits) {
     const struct parts *p = s->p;
@@ -585,11 +606,22 @@ static void search_families(struct search *s, double *v, double *num, double *de
     if (!s->have)
         try_subs(s, PAR_FIT_MIN, v, changes);
     if (!s->have && reals)
+        try_row(s, PAR_FIT_BIAS, v);
+    if (!s->have && reals)
+        try_row(s, PAR_FIT_ROW, v);
+    if (!s->have && reals)
         try_block_scales(s, PAR_FIT_BLOCK_SCALE, v);
     if (!s->have && reals)
         try_block_scales(s, PAR_FIT_BLOCK_MIN, v);
     if (!s->have && reals && !p->quantised)
         try_weights(s, 0, 0, num, den, NULL);
+}
+
+static bool is_outside(const struct par_row_case *c) {
+    for (int i = 0; i < c->acts->n_pos; i++)
+        if (fabs(c->got[i] - c->expected[i]) > c->bound[i])
+            return true;
+    return false;
 }
 
 enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit *out, struct fwd_error *err) {
@@ -602,7 +634,7 @@ enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit
     struct change *changes = fwd_alloc(n_pos, sizeof *changes);
     struct search s = {.p = &p};
     bool in_bits = c->in_order && is_sequential(&p);
-    if (work && changes && p.square > 0)
+    if (work && changes && is_outside(c))
         search_families(&s, work + 2 * k, work, work + k, in_bits ? changes : NULL);
     s.best.chance = s.have ? chance_of(&s, in_bits) : 0;
     if (s.have && !s.several && s.best.chance * 10 < MOST_CHANCE)
@@ -642,13 +674,16 @@ void par_fit_describe(const struct par_row_fit *f, char *text, size_t size) {
         (void)snprintf(text, size, "the min of k = %lld-%lld off by %+d", k0, k1, f->delta);
         break;
     case PAR_FIT_BLOCK_SCALE:
-        (void)snprintf(text, size, "its scale times %.4g", f->factor);
+        (void)snprintf(text, size, "its scale times %.7g", f->factor);
         break;
     case PAR_FIT_BLOCK_MIN:
-        (void)snprintf(text, size, "its min times %.4g", f->factor);
+        (void)snprintf(text, size, "its min times %.7g", f->factor);
         break;
-    case PAR_FIT_BLOCK:
-        (void)snprintf(text, size, "read wrongly");
+    case PAR_FIT_BIAS:
+        (void)snprintf(text, size, "%+.6g is added", f->factor);
+        break;
+    case PAR_FIT_ROW:
+        (void)snprintf(text, size, "times %.7g", f->factor);
         break;
     }
 }

@@ -20,12 +20,13 @@ enum par_fit_kind {
     PAR_FIT_MIN,         /* its min is */
     PAR_FIT_BLOCK_SCALE, /* the block's d is multiplied by `factor` */
     PAR_FIT_BLOCK_MIN,   /* its dmin is */
-    PAR_FIT_BLOCK        /* something inside the block */
+    PAR_FIT_BIAS,        /* of no block: `factor` is added to the row at every position */
+    PAR_FIT_ROW          /* of no block: the row's sum of products is multiplied by `factor` */
 };
 struct par_row_fit {
     enum par_fit_kind kind;
-    int64_t block_first, block_last;
-    int64_t k_first, k_last; /* -1: the whole block(s) */
+    int64_t block_first, block_last; /* of no block: -1 */
+    int64_t k_first, k_last;         /* -1: the whole block(s) */
     int delta;
     double factor;
     double share;   /* of the residual's square that is explained */

@@ -38,6 +38,7 @@ struct survey {
     double worst_ratio;
     int worst_pos, worst_call;
     int64_t worst_row;
+    bool bias_is_wrong;
 };
 
 static void free_survey(struct survey *s) {
@@ -299,20 +300,46 @@ struct rows {
     double *expected, *got, *bound; /* [acts.n_pos] of one row */
     double noise;
     bool in_order;
-    bool accused_only; /* looks at accused positions only */
+    uint8_t **take; /* [n_calls] the positions that rows are taken apart at */
 };
 
-static bool is_looked_at(const struct rows *r, const struct par_eval *e, int call, int i) {
-    return r->s->judge_pos[call][i] && (!r->accused_only || r->s->pos_marks[e->pos0 + i] == 2);
+static void free_take(struct rows *r) {
+    for (int i = 0; r->take && i < r->s->item->n_calls; i++)
+        fwd_free(r->take[i]);
+    fwd_free((void *)r->take);
+}
+
+/* Accused positions first; clean ones if wanted and if there is room. */
+static enum fwd_status take_positions(struct rows *r, bool accused_only, struct fwd_error *err) {
+    int left = MOST_POSITIONS;
+    for (int accused = 1; accused >= (accused_only ? 1 : 0); accused--)
+        for (int call = 0; call < r->s->item->n_calls; call++) {
+            struct par_eval e;
+            par_evidence_eval(r->s->item, call, &e);
+            if (!r->take[call])
+                r->take[call] = fwd_calloc((size_t)e.n_pos, 1);
+            FWD_FAIL_IF(!r->take[call], FWD_ENOMEM, err, "localise: no memory for %d positions", e.n_pos);
+            for (int i = 0; i < e.n_pos; i++) {
+                bool is = r->s->pos_marks[e.pos0 + i] == 2;
+                if (accused)
+                    r->take[call][i] = 0;
+                if (left == 0 || !r->s->judge_pos[call][i] || is != (accused == 1))
+                    continue;
+                r->take[call][i] = 1;
+                left--;
+            }
+        }
+    return FWD_OK;
 }
 
 static enum fwd_status read_acts(struct rows *r, struct fwd_error *err) {
-    for (int call = 0; call < r->s->item->n_calls && r->acts.n_pos < MOST_POSITIONS; call++) {
+    r->acts.n_pos = 0;
+    for (int call = 0; call < r->s->item->n_calls; call++) {
         struct par_eval e;
-        int pos[MOST_POSITIONS], n = 0, room = MOST_POSITIONS - r->acts.n_pos;
+        int pos[MOST_POSITIONS], n = 0;
         par_evidence_eval(r->s->item, call, &e);
-        for (int i = 0; i < e.n_pos && n < room; i++)
-            if (is_looked_at(r, &e, call, i))
+        for (int i = 0; i < e.n_pos; i++)
+            if (r->take[call][i])
                 pos[n++] = e.pos0 + i;
         FWD_TRY(par_acts_add(&e, r->weight->n_cols, pos, n, &r->acts, err));
     }
@@ -323,7 +350,7 @@ static enum fwd_status read_acts(struct rows *r, struct fwd_error *err) {
 static enum fwd_status row_elements(struct rows *r, const struct par_spec_altered *one, int64_t row,
                                     struct fwd_error *err) {
     int at = 0;
-    for (int call = 0; call < r->s->item->n_calls && at < r->acts.n_pos; call++) {
+    for (int call = 0; call < r->s->item->n_calls; call++) {
         struct par_eval e;
         struct par_elements x;
         par_evidence_eval(r->s->item, call, &e);
@@ -331,10 +358,10 @@ static enum fwd_status row_elements(struct rows *r, const struct par_spec_altere
         out.ne[0] = 1;
         out.data = (uint8_t *)out.data + row * (int64_t)fwd_dtype_row_bytes(out.dtype, 1);
         e.out = &out;
-        e.judge_pos = r->s->judge_pos[call];
+        e.judge_pos = r->take[call];
         FWD_TRY(par_spec_elements(&one->model, NULL, &e, &x, err));
-        for (int i = 0; i < x.n_pos && at < r->acts.n_pos; i++) {
-            if (!is_looked_at(r, &e, call, i))
+        for (int i = 0; i < x.n_pos; i++) {
+            if (!r->take[call][i])
                 continue;
             r->expected[at] = x.expected[i];
             r->got[at] = x.got[i];
@@ -426,6 +453,19 @@ static const struct par_row_fit *agreed(const struct par_row_fit *fits, int n) {
     return NULL;
 }
 
+/* "the bias off by 0.25": of no block. */
+static void name_row_error(const struct par_row_fit *fits, int n, const struct par_row_fit *fit, const char *where,
+                           struct par_pattern *out) {
+    char what[96];
+    par_fit_describe(fit, what, sizeof what);
+    out->block_share = fit->share;
+    if (n == 1 || fabs(fits[0].factor - fits[1].factor) <= 1e-3 * fabs(fits[0].factor))
+        (void)snprintf(out->text, sizeof out->text, "%s: %s", where, what);
+    else
+        (void)snprintf(out->text, sizeof out->text, "%s: %s", where,
+                       fit->kind == PAR_FIT_BIAS ? "a constant of its own is added" : "times a factor of its own");
+}
+
 static void name_blocks(const struct par_row_fit *fits, int n, const struct par_row_fit *fit, const char *where,
                         struct par_pattern *out) {
     char what[96], blocks[48];
@@ -449,7 +489,8 @@ static void name_blocks(const struct par_row_fit *fits, int n, const struct par_
         (void)snprintf(out->text, sizeof out->text, "%s of %s", blocks, where);
 }
 
-static enum fwd_status explain_rows(struct rows *r, const char *where, struct par_pattern *out, struct fwd_error *err) {
+static enum fwd_status explain_rows(struct rows *r, const char *where, struct par_pattern *out, bool *found,
+                                    struct fwd_error *err) {
     int64_t rows[MOST_ROWS];
     struct par_row_fit fits[MOST_ROWS];
     int n = choose_rows(r->s, rows);
@@ -460,8 +501,15 @@ static enum fwd_status explain_rows(struct rows *r, const char *where, struct pa
         FWD_TRY(par_row_explain(&c, &fits[i], err));
     }
     const struct par_row_fit *fit = agreed(fits, n);
-    if (fit)
-        name_blocks(fits, n, fit, where, out);
+    *found = fit != NULL;
+    if (!fit)
+        return FWD_OK;
+    bool all = r->s->n_accused == r->s->n_judged || !strncmp(where, "everywhere", 10);
+    if (fit->kind == PAR_FIT_BIAS || fit->kind == PAR_FIT_ROW)
+        name_row_error(fits, n, fit, all ? "every row" : where, out);
+    else
+        name_blocks(fits, n, fit, all ? "every row" : where, out);
+    r->s->bias_is_wrong = fit->kind == PAR_FIT_BIAS && r->bias;
     return FWD_OK;
 }
 
@@ -484,17 +532,20 @@ static enum fwd_status find_blocks(struct survey *s, const char *where, struct p
     FWD_FAIL_IF(!r.expected, FWD_ENOMEM, err, "localise: no memory for a row's elements");
     r.got = r.expected + MOST_POSITIONS;
     r.bound = r.got + MOST_POSITIONS;
-    enum fwd_status rc = FWD_OK;
+    r.take = (uint8_t **)fwd_calloc((size_t)s->item->n_calls, sizeof *r.take);
+    enum fwd_status rc = r.take ? FWD_OK : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "localise: no memory");
     /* A fault that acts at some positions only is contradicted by the others: then these are left out. */
-    for (int i = 0; rc == FWD_OK && out->n_blocks == 0 && i < (out->n_pos_accused < out->n_pos_judged ? 2 : 1); i++) {
-        r.accused_only = i == 1;
-        r.acts.n_pos = 0;
-        rc = read_acts(&r, err);
+    bool part = out->n_pos_accused < out->n_pos_judged, found = false;
+    for (int i = 0; rc == FWD_OK && !found && i < (part ? 2 : 1); i++) {
+        rc = take_positions(&r, i == 1, err);
+        if (rc == FWD_OK)
+            rc = read_acts(&r, err);
         if (rc == FWD_OK)
             rc = prove_order(&r, err);
         if (rc == FWD_OK)
-            rc = explain_rows(&r, where, out, err);
+            rc = explain_rows(&r, where, out, &found, err);
     }
+    free_take(&r);
     par_acts_free(&r.acts);
     fwd_free(r.expected);
     return rc;
@@ -513,20 +564,22 @@ static int64_t embedding_row(const struct survey *s) {
 }
 
 static void find_bytes(const struct survey *s, struct par_pattern *out) {
-    const struct spec_weight *w = par_spec_weight(s->m, s->item->op, s->item->layer);
+    const struct spec_weight *w = s->bias_is_wrong ? par_spec_bias(s->m, s->item->op, s->item->layer)
+                                                   : par_spec_weight(s->m, s->item->op, s->item->layer);
     if (!w || !w->data || !w->tensor)
         return;
     int block = par_decode_block_values(w->type);
     int64_t row = 0, first = 0, n_values = w->n_cols;
-    if (par_eval_is_matmul(s->item->op)) {
+    bool matrix = par_eval_is_matmul(s->item->op) && !s->bias_is_wrong;
+    if (matrix) {
         row = s->worst_row;
     } else if (s->item->op == FWD_OP_INP_EMBD) {
         row = embedding_row(s);
-    } else { /* a norm: the weight of one column */
+    } else { /* a norm's or bias's value of one column */
         first = s->worst_row;
         n_values = 1;
     }
-    if (par_eval_is_matmul(s->item->op) && out->n_blocks) {
+    if (matrix && out->n_blocks) {
         first = out->block[0] * out->block_values;
         n_values = (out->block[out->n_blocks - 1] + 1) * out->block_values - first;
     }

@@ -216,6 +216,11 @@ static void position_steps(const struct fwd_view *v) {
 static void some_of_late(const struct fwd_view *v) {
     spoil_some(v, 70, 1, 8, 12, 1);
 }
+static void late_factor(const struct fwd_view *v) {
+    for (int pos = 64; pos < v->pos0 + v->n_pos; pos++)
+        for (int64_t row = 8; row < 12; row++)
+            ((float *)(void *)((uint8_t *)v->data + (pos - v->pos0) * v->nb[1]))[row] *= 1.5f;
+}
 static void third_head(const struct fwd_view *v) {
     spoil_some(v, 0, 1, 96, 128, 1);
 }
@@ -254,6 +259,7 @@ static const struct {
     {FWD_OP_ATTN_OUT, 0, last_rows, "the last 7 rows of every position", -1},
     {FWD_OP_FFN_GATE, 0, row_steps, "every 16th row from 3 of every position", -1},
     {FWD_OP_FFN_UP, 1, late_positions, "positions >= 64", -1},
+    {FWD_OP_FFN_UP, 1, late_factor, "rows 8-11 of positions >= 64: times 1.5", -1},
     {FWD_OP_FFN_SWIGLU, 1, position_steps, "every 16th position from 3", -1},
     {FWD_OP_L_OUT, 0, some_of_late, "columns 8-11 of positions >= 70", -1},
     {FWD_OP_ATTN_NORM, 1, one_element, "one element: column 17 of position 5", -1},
@@ -410,6 +416,23 @@ START_TEST(one_block) {
 }
 END_TEST
 
+/* A value of the bias: the constant, and where it stands in the file. */
+START_TEST(one_bias) {
+    const struct spec_weight *b = par_spec_bias(model.spec, FWD_OP_VCUR, 1);
+    struct par_pattern p;
+    float x;
+    ck_assert_ptr_nonnull(b);
+    uint8_t *dirty = model.dirty + (b->data - model.clean) + 4 * 21;
+    memcpy(&x, dirty, sizeof x);
+    x += 0.25f;
+    memcpy(dirty, &x, sizeof x);
+    localise("q4k-cpu", N_TOKENS, FWD_OP_VCUR, 1, NULL, &p);
+    ck_assert_str_eq(p.text, "row 21 of every position: +0.25 is added");
+    ck_assert(p.byte_first == offset_of(dirty) && p.byte_last == p.byte_first + 3 && p.n_blocks == 0);
+    ck_assert_str_eq(p.tensor, "blk.1.attn_v.bias");
+}
+END_TEST
+
 /* Weights in different blocks of different rows: no block is guilty of all. */
 START_TEST(rows_disagree) {
     int layer = layer_of(FWD_TYPE_Q4_K);
@@ -467,6 +490,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(t, one_weight, 0, 6);
     tcase_add_loop_test(t, one_block, 0, N_EDITS);
     tcase_add_loop_test(t, tail_of_k, 0, 2);
+    tcase_add_test(t, one_bias);
     tcase_add_test(t, rows_disagree);
     tcase_add_test(t, one_position);
     suite_add_tcase(s, t);
