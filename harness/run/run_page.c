@@ -120,9 +120,8 @@ void par_run_first_page(struct par_run *r) {
     p->side = par_text_printf(r->text, "%s%s", side_text(r, n_ref, n_cand), f64_text(r));
     p->guilty = shown ? guilty_text(r, shown, cand ? n_cand : n_ref) : "none";
     if (finding && finding->why)
-        p->guilty =
-            par_text_printf(r->text, "%s: %s%s%s", p->guilty, finding->signature ? finding->signature : "unexplained",
-                            finding->signature ? ", " : "; ", finding->why);
+        p->guilty = par_text_printf(r->text, "%s: %s%s%s", p->guilty, finding->signature ? finding->signature : "",
+                                    finding->signature ? ", " : "", finding->why);
     if (r->config_difference)
         p->guilty = par_text_printf(r->text, "%s%s%s", shown ? p->guilty : "the configuration", shown ? "; " : ": ",
                                     r->config_difference);
