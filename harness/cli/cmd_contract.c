@@ -1,6 +1,7 @@
 /* harness/cli/cmd_contract.c: parity contract: list, validate, and run: the runs that a set's measures need, one for
  * each distinct measure, and every test held against the first run that is what it asks for. */
 #include "cli/cmd.h"
+#include "cli/fresh.h"
 #include "cli/options.h"
 #include "contract/contract_eval.h"
 #include "contract/vocabulary.h"
@@ -193,6 +194,7 @@ static enum fwd_status run_on(const struct session *s, struct planned *p, const 
                               const struct par_input *in, struct fwd_error *err) {
     char command[8192];
     int32_t *loss;
+    struct par_fresh fresh = {common, in, p->is.path, NULL};
     struct par_run_options options = {.file = in->file,
                                       .model_name = s->model,
                                       .prompt = in->text,
@@ -201,6 +203,8 @@ static enum fwd_status run_on(const struct session *s, struct planned *p, const 
                                       .n_decode = p->is.decode,
                                       .depth = PAR_DEFAULT,
                                       .with_nocache = p->nocache,
+                                      .fresh_hashes = par_fresh_hashes,
+                                      .fresh_ud = &fresh,
                                       .command = command,
                                       .progress = show_progress};
     write_command(s, p, command, sizeof command);
