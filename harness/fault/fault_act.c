@@ -143,16 +143,11 @@ enum fwd_status par_fault_act(void *ud, const struct fwd_op_call *call, struct f
     FWD_FAIL_IF(call->out->dtype != FWD_Q8_K && call->out->dtype != FWD_Q8_32, FWD_ETYPE, err,
                 "fault %s: %s is %s, not quantised", f->row->name, fwd_op_name(call->op),
                 fwd_dtype_name(call->out->dtype));
-    bool all = true;
-    for (int i = 0; i < call->n_pos; i++)
-        all &= fault_at(f, call, i);
-    if (f->row->kind == FAULT_ACT_NOTHING && all)
-        return FWD_OK;
     FWD_TRY(call->builtin(call, err));
     double batch_most = 0;
     for (int i = 0; i < call->n_pos; i++)
         batch_most = fmax(batch_most, largest_of(call->in[0], i, 0, call->in[0]->ne[0], false));
-    for (int i = 0; f->row->kind != FAULT_ACT_NOTHING && i < call->n_pos; i++)
+    for (int i = 0; i < call->n_pos; i++)
         if (fault_at(f, call, i))
             spoil_row(f, call, i, batch_most);
     return FWD_OK;

@@ -39,7 +39,10 @@ static bool is_masked(const struct attention *a, int64_t pos, int64_t key) {
 
 static int kv_head_of(const struct attention *a, int head) {
     const struct fwd_config *c = a->call->config;
-    return a->f->row->kind == FAULT_ATT_GQA ? head % c->n_kv_head : c->kv_head_of[head];
+    int own = c->kv_head_of[head];
+    return a->f->row->kind == FAULT_ATT_GQA       ? head % c->n_kv_head
+           : a->f->row->kind == FAULT_ATT_NEXT_KV ? (own + 1) % c->n_kv_head
+                                                  : own;
 }
 
 static int value_head(const struct attention *a, int kv_head, int64_t key) {
@@ -110,6 +113,8 @@ static void attend(const struct attention *a, int i, int head, double *scores) {
     int dim = call->config->head_dim, kv = kv_head_of(a, head);
     fill_scores(a, i, head, scores);
     double sum = weigh(a, call->pos0 + i, scores);
+    if (a->f->row->kind == FAULT_ATT_NO_MAX && sum > 0 && isfinite(sum))
+        return;
     for (int d = 0; d < dim; d++) {
         double out = 0;
         for (int64_t j = 0; j < a->n_keys; j++) {
@@ -125,6 +130,8 @@ static void attend(const struct attention *a, int i, int head, double *scores) {
 
 static bool acts(const struct attention *a, int i, int head) {
     if (a->f->head >= 0 && a->f->head != head)
+        return false;
+    if (a->f->row->kind == FAULT_ATT_GQA && kv_head_of(a, head) == a->call->config->kv_head_of[head])
         return false;
     if (a->f->row->kind == FAULT_ATT_MASKED && a->call->pos0 + i != 0)
         return false;

@@ -100,37 +100,43 @@ static void spoil(const struct par_fault *f, const struct fwd_op_call *call) {
             if (fault_at(f, call, i))
                 change_values(f, call, i);
         break;
+    case FAULT_CACHE_LAST_ZERO:
+        for (int64_t at = 0; call->n_pos > 1 && at < row_width(cache); at++)
+            put(cache, call->pos0 + call->n_pos - 1, at, 0);
+        break;
     case FAULT_CACHE_PREVIOUS:
-    case FAULT_CACHE_NOT_WRITTEN:
         break;
     }
 }
 
-/* The row that is not written, or -1. PREVIOUS: not in the first sequence, whose rows nobody wrote before. */
-static int64_t skipped_row(struct par_fault *f, const struct fwd_op_call *call) {
-    if (f->row->kind == FAULT_CACHE_NOT_WRITTEN)
-        return call->n_pos > 1 ? call->pos0 + call->n_pos - 1 : -1;
-    if (f->row->kind != FAULT_CACHE_PREVIOUS || f->pos < call->pos0 || f->pos >= call->pos0 + call->n_pos)
-        return -1;
-    char *seen = fault_keep(f, 1);
-    bool first = !seen || !*seen;
-    if (seen)
-        *seen = 1;
-    return first ? -1 : f->pos;
+/* Row pos shows what the sequence before had there. Kept are that row and this sequence's own, each with a mark that
+ * says whether it is there. A sequence begins with position 0. */
+static enum fwd_status keep_previous(struct par_fault *f, const struct fwd_op_call *call, struct fwd_error *err) {
+    int64_t n = row_width(call->out);
+    double *kept = fault_keep(f, (size_t)(2 * n + 2) * sizeof *kept);
+    FWD_FAIL_IF(!kept, FWD_ENOMEM, err, "fault %s: no memory for a row of %lld", f->row->name, (long long)n);
+    double *before = kept + 2, *now = before + n;
+    if (call->pos0 == 0) {
+        memcpy(before, now, (size_t)n * sizeof *now);
+        kept[0] = kept[1];
+        kept[1] = 0;
+    }
+    if (f->pos < call->pos0 || f->pos >= call->pos0 + call->n_pos)
+        return FWD_OK;
+    for (int64_t at = 0; at < n; at++) {
+        now[at] = get(call->out, f->pos, at);
+        if (kept[0] != 0)
+            put(call->out, f->pos, at, before[at]);
+    }
+    kept[1] = 1;
+    return FWD_OK;
 }
 
 enum fwd_status par_fault_cache(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
     struct par_fault *f = ud;
-    int64_t skipped = skipped_row(f, call), n = row_width(call->out);
-    double *was = skipped >= 0 ? fwd_alloc((size_t)n, sizeof *was) : NULL;
-    FWD_FAIL_IF(skipped >= 0 && !was, FWD_ENOMEM, err, "fault %s: no memory for a row", f->row->name);
-    for (int64_t at = 0; was && at < n; at++)
-        was[at] = get(call->out, skipped, at);
-    enum fwd_status rc = call->builtin(call, err);
-    for (int64_t at = 0; was && at < n; at++)
-        put(call->out, skipped, at, was[at]);
-    fwd_free(was);
-    if (rc == FWD_OK)
-        spoil(f, call);
-    return rc;
+    FWD_TRY(call->builtin(call, err));
+    if (f->row->kind == FAULT_CACHE_PREVIOUS)
+        return keep_previous(f, call, err);
+    spoil(f, call);
+    return FWD_OK;
 }

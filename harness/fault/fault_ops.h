@@ -75,7 +75,6 @@ enum fault_store_kind {
     FAULT_STORE_F16,       /* rounded to binary16, cut at 65504 */
     FAULT_STORE_NAN,       /* one value NaN */
     FAULT_STORE_INF,       /* the largest value of a position overflows */
-    FAULT_STORE_NOTHING,   /* not written: what the buffer had */
     FAULT_STORE_EXCHANGED, /* rows of neighbouring positions exchanged */
     FAULT_STORE_TAIL,      /* the last 16 values zero */
     FAULT_STORE_FIRST,     /* positions of a call but the first zero */
@@ -85,6 +84,10 @@ enum fault_store_kind {
     FAULT_STORE_NUDGED     /* one value 4 % of the row's largest off */
 };
 fwd_override_fn par_fault_store;
+/* A result that is not written: what the layer below (of q8 taps: the q8 tap before) left in the same buffer. The other
+ * op is remembered by an override of its own. */
+fwd_override_fn par_fault_stale, par_fault_remember;
+enum fwd_op par_fault_source(enum fwd_op op, int *layer);
 
 /* ---- fault_act.c: activations quantised wrongly; the q8 tap is the op ---- */
 enum fault_act_kind {
@@ -96,7 +99,6 @@ enum fault_act_kind {
     FAULT_ACT_AMAX128, /* amax / 128, the peak cut */
     FAULT_ACT_SUMS,    /* the sums of a block are those of the next; codes and scale right */
     FAULT_ACT_F16,     /* scale through binary16 after quantising */
-    FAULT_ACT_NOTHING, /* not written: what the buffer had, a cache keyed too coarsely */
     FAULT_ACT_CODE,    /* one code one off, sums with it */
     FAULT_ACT_SIGNED   /* the largest value, not the largest magnitude, makes the scale */
 };
@@ -104,13 +106,14 @@ fwd_override_fn par_fault_act;
 
 /* ---- fault_attention.c ---- */
 enum fault_attention_kind {
-    FAULT_ATT_GQA,
+    FAULT_ATT_GQA,     /* query head h reads KV head h % n */
+    FAULT_ATT_NEXT_KV, /* it reads the KV head after its own */
     FAULT_ATT_SEES_NEXT,
     FAULT_ATT_MISSES_SELF,
     FAULT_ATT_WINDOW, /* the last half of the prompt's length only */
     FAULT_ATT_NO_SCALE,
     FAULT_ATT_SCALE_TWICE,
-    FAULT_ATT_NO_MAX,  /* exponentials in F32 of scores that had no maximum taken off */
+    FAULT_ATT_NO_MAX,  /* F32 exponentials of whole scores; only where their sum overflows or vanishes */
     FAULT_ATT_SUM_F16, /* values summed in binary16 */
     FAULT_ATT_KQ_F16,  /* scores through binary16 */
     FAULT_ATT_SOFTCAP, /* 50 * tanh(score / 50) */
@@ -132,7 +135,7 @@ enum fault_cache_kind {
     FAULT_CACHE_SCALE,     /* row pos by 127 / 128 */
     FAULT_CACHE_PREVIOUS,  /* row pos of the sequence before stays */
     FAULT_CACHE_BF16,
-    FAULT_CACHE_NOT_WRITTEN /* the last row of a call of several positions stays as it was */
+    FAULT_CACHE_LAST_ZERO /* the last row of a call of several positions is zero */
 };
 fwd_override_fn par_fault_cache;
 

@@ -487,6 +487,11 @@ enum fwd_status par_fault_plant(struct par_fault *f, const struct fwd_path *path
     if (!f->row->plant)
         return FWD_OK;
     FWD_TRY(path->override(session, f->op, f->layer, call_planted, f, err));
+    if (f->row->plant == par_fault_stale) {
+        int layer = f->layer;
+        enum fwd_op source = par_fault_source(f->op, &layer);
+        return path->override(session, source, layer, par_fault_remember, f, err);
+    }
     if (f->row->change != PAR_CHANGE_TAP)
         return FWD_OK;
     return path->override(session, par_fault_tap_reader(f->op), f->layer, par_fault_restore, f, err);

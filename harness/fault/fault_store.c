@@ -84,7 +84,6 @@ static void spoil_row(const struct par_fault *f, const struct fwd_op_call *call,
         fault_put(v, i, f->out_row, fault_get(v, i, f->out_row) + amount);
         break;
     }
-    case FAULT_STORE_NOTHING:
     case FAULT_STORE_PREVIOUS:
         break;
     }
@@ -113,13 +112,58 @@ static enum fwd_status keep_previous(struct par_fault *f, const struct fwd_op_ca
     return FWD_OK;
 }
 
+/* ---- a result that was not written ---- */
+
+/* The bytes of another op's result, as they lay in the buffer that both would share. */
+struct remembered {
+    int n_pos;
+    enum fwd_dtype dtype;
+    size_t row_bytes;
+    char bytes[];
+};
+
+enum fwd_status par_fault_remember(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    struct par_fault *f = ud;
+    size_t row_bytes = fwd_dtype_row_bytes(call->out->dtype, call->out->ne[0]);
+    FWD_TRY(call->builtin(call, err));
+    struct remembered *m = fault_keep(f, sizeof *m + row_bytes * (size_t)call->n_pos);
+    FWD_FAIL_IF(!m, FWD_ENOMEM, err, "fault %s: no memory for %d positions", f->row->name, call->n_pos);
+    m->n_pos = call->n_pos;
+    m->dtype = call->out->dtype;
+    m->row_bytes = row_bytes;
+    for (int i = 0; i < call->n_pos; i++)
+        memcpy(m->bytes + row_bytes * (size_t)i, fault_row(call->out, i), row_bytes);
+    return FWD_OK;
+}
+
+enum fwd_status par_fault_stale(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    const struct par_fault *f = ud;
+    const struct remembered *m = f->memory->data;
+    FWD_TRY(call->builtin(call, err));
+    if (!m || m->n_pos != call->n_pos || m->dtype != call->out->dtype ||
+        m->row_bytes != fwd_dtype_row_bytes(m->dtype, call->out->ne[0]))
+        return FWD_OK;
+    for (int i = 0; i < call->n_pos; i++)
+        memcpy(fault_row(call->out, i), m->bytes + m->row_bytes * (size_t)i, m->row_bytes);
+    return FWD_OK;
+}
+
+enum fwd_op par_fault_source(enum fwd_op op, int *layer) {
+    switch (op) {
+    case FWD_OP_KQV_OUT_Q8:
+        return FWD_OP_ATTN_NORM_Q8;
+    case FWD_OP_FFN_NORM_Q8:
+        return FWD_OP_KQV_OUT_Q8;
+    default:
+        *layer -= 1;
+        return op;
+    }
+}
+
+/* ---- one op ---- */
+
 enum fwd_status par_fault_store(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
     struct par_fault *f = ud;
-    bool all = true;
-    for (int i = 0; i < call->n_pos; i++)
-        all &= fault_at(f, call, i);
-    if (f->row->kind == FAULT_STORE_NOTHING && all)
-        return FWD_OK;
     FWD_TRY(call->builtin(call, err));
     if (f->row->kind == FAULT_STORE_PREVIOUS)
         return keep_previous(f, call, err);
