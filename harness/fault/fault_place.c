@@ -291,6 +291,8 @@ static const char *missing_in_model(const struct site *s) {
         return "this model has one KV head, so nothing would change";
     if (needs & PAR_NEED_HEAD_F32 && s->knobs->head != FWD_HEAD_F32)
         return "needs --head f32";
+    if (needs & PAR_NEED_THREADS && s->knobs->n_threads == 1)
+        return "one thread: there is no second one";
     if (needs & PAR_NEED_FACTORS && !fwd_gguf_find(s->file, "rope_freqs.weight"))
         return "this model has no rope factors to ignore";
     if (needs & PAR_NEED_LONG && s->f->n_prompt && s->f->n_prompt <= 64)

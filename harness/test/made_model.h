@@ -19,6 +19,7 @@ struct made_shape {
     bool bias;                    /* of q, k and v */
     uint32_t embd_type, out_type; /* out_type == MADE_TIED: the embedding again */
     const made_types *types;      /* [n_layer] */
+    bool rope_factors;            /* a rope_freqs.weight */
 };
 #define MADE_TIED UINT32_MAX
 
@@ -89,6 +90,14 @@ static inline void made_tensor(struct gguf_bytes *g, struct made_noise *s, const
     free(w);
 }
 
+/* F32 values of about 1. */
+static inline void made_vector(struct gguf_bytes *g, struct made_noise *s, const char *name, uint64_t n) {
+    uint64_t ne[1] = {n};
+    uint8_t *w = made_weight(s, FWD_TYPE_F32, n, true);
+    add_tensor(g, name, FWD_TYPE_F32, 1, ne, w);
+    free(w);
+}
+
 static inline void made_layer(struct gguf_bytes *g, struct made_noise *s, const struct made_shape *m, uint32_t il) {
     uint64_t embd = m->n_embd, ff = m->n_ff, kv = embd / m->n_head * m->n_kv_head;
     const struct {
@@ -139,6 +148,8 @@ static inline void made_open(struct made *m, const struct made_shape *shape) {
     for (uint32_t il = 0; il < shape->n_layer; il++)
         made_layer(&g, &s, shape, il);
     made_tensor(&g, &s, "output_norm.weight", FWD_TYPE_F32, shape->n_embd, 1);
+    if (shape->rope_factors) /* as a norm's weight: about 1 */
+        made_vector(&g, &s, "rope_freqs.weight", shape->n_embd / shape->n_head / 2);
     if (shape->out_type != MADE_TIED)
         made_tensor(&g, &s, "output.weight", shape->out_type, shape->n_embd, shape->n_vocab);
     m->bytes = finish_gguf(&g, 3, &n_bytes, NULL);
