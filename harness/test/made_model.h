@@ -19,7 +19,6 @@ struct made_shape {
     bool bias;                    /* of q, k and v */
     uint32_t embd_type, out_type; /* out_type == MADE_TIED: the embedding again */
     const made_types *types;      /* [n_layer] */
-    bool rope_factors;            /* a rope_freqs.weight */
 };
 #define MADE_TIED UINT32_MAX
 
@@ -125,8 +124,8 @@ static inline void made_int(struct gguf_bytes *g, const char *arch, const char *
     add_u32(g, name, v);
 }
 
-/* The caller frees it with made_free. */
-static inline void made_open(struct made *m, const struct made_shape *shape) {
+/* The caller frees it with made_free. rope_factors: with a rope_freqs.weight. */
+static inline void made_open_with(struct made *m, const struct made_shape *shape, bool rope_factors) {
     struct gguf_bytes g = {0};
     struct fwd_error err = {.message = ""};
     struct made_noise s = {7};
@@ -148,7 +147,7 @@ static inline void made_open(struct made *m, const struct made_shape *shape) {
     for (uint32_t il = 0; il < shape->n_layer; il++)
         made_layer(&g, &s, shape, il);
     made_tensor(&g, &s, "output_norm.weight", FWD_TYPE_F32, shape->n_embd, 1);
-    if (shape->rope_factors) /* as a norm's weight: about 1 */
+    if (rope_factors) /* as a norm's weight: about 1 */
         made_vector(&g, &s, "rope_freqs.weight", shape->n_embd / shape->n_head / 2);
     if (shape->out_type != MADE_TIED)
         made_tensor(&g, &s, "output.weight", shape->out_type, shape->n_embd, shape->n_vocab);
@@ -157,6 +156,10 @@ static inline void made_open(struct made *m, const struct made_shape *shape) {
     ck_assert_msg(par_spec_open(&m->spec, m->file, &err) == FWD_OK, "%s", err.message);
     /* One spinning pool a process is enough on a small machine: the sessions of these tests have one thread. */
     ck_assert_msg(fwd_pool_create(&m->pool, 2, &err) == FWD_OK, "%s", err.message);
+}
+
+static inline void made_open(struct made *m, const struct made_shape *shape) {
+    made_open_with(m, shape, false);
 }
 
 static inline void made_free(struct made *m) {

@@ -26,8 +26,7 @@ static const struct made_shape shape = {.arch = "qwen2",
                                         .bias = true,
                                         .embd_type = FWD_TYPE_Q4_K,
                                         .out_type = FWD_TYPE_Q6_K,
-                                        .types = types,
-                                        .rope_factors = true};
+                                        .types = types};
 
 /* ---- a run, as a list of what every tap had ---- */
 
@@ -40,7 +39,7 @@ struct entry {
 static struct made model; /* the same for all runs of a test */
 
 static void set_up(void) {
-    made_open(&model, &shape);
+    made_open_with(&model, &shape, true);
     fwd_pool_free(model.pool); /* one thread is quicker than two that wait for a core */
     model.pool = NULL;
 }
