@@ -208,6 +208,10 @@ struct pass {
     struct par_prober *p;
     const struct par_probe_args *args;
     struct par_probe *out;
+    int known_below;         /* layers below this one cannot have been reached by the fault */
+    int changed_layer;       /* the lowest with a tap that is not the clean pass's */
+    bool known;              /* the tap at hand need not be judged */
+    uint8_t *judged;         /* [n_layer + 1][FWD_OP_COUNT] 1: some of its taps were */
     struct par_judge *judge; /* NULL: hashes only */
     enum fwd_status rc;
     struct fwd_error *err;
@@ -246,11 +250,39 @@ static enum fwd_status hash_view(struct par_probe *p, const struct fwd_view *v, 
     return FWD_OK;
 }
 
+/* The result ops as a layer of their own, after all others. */
+static int depth_of(const struct pass *w, enum fwd_op op, int layer) {
+    return op >= FWD_OP_RESULT_NORM ? w->out->n_layer : layer;
+}
+
+/* Is the tap of a layer below the planted one, and has it the clean pass's bits as every tap had that its op can have
+ * read? Those are of its own layer or of the one below; a tap that changed, in any call so far, changed nothing above
+ * its layer. The planted layer itself is judged in every call, so that where the fault does not act is known too. */
+static bool is_known(struct pass *w, const struct fwd_view *v) {
+    const struct par_probe *clean = w->args->clean;
+    bool cache = is_cache(v->op), same = true;
+    if (!clean)
+        return false;
+    for (int pos = cache ? v->pos0 + v->n_pos - 1 : v->pos0; same && pos < v->pos0 + v->n_pos; pos++)
+        same = par_probe_hash(w->out, v->op, v->layer, pos) == par_probe_hash(clean, v->op, v->layer, pos);
+    int depth = depth_of(w, v->op, v->layer);
+    if (!same && depth < w->changed_layer)
+        w->changed_layer = depth;
+    return depth < w->changed_layer && depth < w->known_below;
+}
+
+static bool known_view(void *ud, const struct fwd_view *v) {
+    (void)v;
+    return ((const struct pass *)ud)->known;
+}
+
 static int on_tap(void *ud, const struct fwd_view *v) {
     struct pass *w = ud;
     w->rc = hash_view(w->out, v, w->err);
     if (!w->judge)
         return w->rc != FWD_OK;
+    w->known = is_known(w, v);
+    w->judged[(size_t)(v->layer + 1) * FWD_OP_COUNT + (size_t)v->op] |= !w->known;
     (void)par_judge_tap(w->judge, v);
     if (w->rc == FWD_OK && w->args->keep)
         w->rc = par_store_put(w->args->keep, v, w->err);
@@ -296,6 +328,8 @@ static enum fwd_status judged_pass(struct pass *w) {
                                         .numerics_ud = p,
                                         .sample_every = 1,
                                         .pool = p->o.pool,
+                                        .known = known_view,
+                                        .known_ud = w,
                                         .evidence_bytes = w->args->evidence_bytes};
     FWD_TRY(par_judge_open(&w->judge, p->o.spec, &options, w->err));
     FWD_TRY(par_judge_seq_begin(w->judge, w->err));
@@ -312,6 +346,9 @@ static enum fwd_status take_rows(struct pass *w) {
     FWD_FAIL_IF(!w->out->rows, FWD_ENOMEM, w->err, "probe: no memory for %d op rows", n_rows);
     memcpy(w->out->rows, rows, (size_t)n_rows * sizeof *rows);
     w->out->n_rows = n_rows;
+    for (int i = 0; w->args->clean && i < n_rows; i++)
+        if (!w->judged[(size_t)(rows[i].layer + 1) * FWD_OP_COUNT + (size_t)rows[i].op])
+            w->out->rows[i] = w->args->clean->rows[i];
     par_judge_coverage(w->judge, &n_positions, &w->out->n_elements);
     par_judge_take_evidence(w->judge, &w->out->evidence);
     return FWD_OK;
@@ -383,16 +420,22 @@ static bool any_accused(const struct par_probe *p) {
 enum fwd_status par_probe_run(struct par_prober *p, const struct par_probe_args *args, struct par_probe *out,
                               struct fwd_error *err) {
     struct pass w = {.p = p, .args = args, .out = out, .err = err};
+    w.changed_layer = par_spec_config(p->o.spec)->n_layer + 1;
     memset(out, 0, sizeof *out);
     out->n_layer = par_spec_config(p->o.spec)->n_layer;
     out->n_pos = args->n_ids;
     out->unstable_op = FWD_OP_COUNT;
     FWD_TRY(make_hashes(out, err));
+    const struct par_fault *f = args->fault;
+    w.known_below = f && f->row->plant && f->row->ops ? depth_of(&w, f->op, f->layer) : -1;
+    w.judged = fwd_calloc((size_t)(out->n_layer + 1) * FWD_OP_COUNT, sizeof *w.judged);
     p->moved = -1;
     p->measured = args->fault ? args->fault->op : FWD_OP_COUNT;
     p->n_planted = 0;
-    enum fwd_status rc = FWD_OK;
-    if (args->fault && par_fault_in(args->fault, p->o.role))
+    enum fwd_status rc =
+        w.judged ? FWD_OK
+                 : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "probe: no memory for %d layers", out->n_layer);
+    if (rc == FWD_OK && args->fault && par_fault_in(args->fault, p->o.role))
         rc = par_fault_plant(args->fault, &p->planting, (struct fwd_session *)(void *)p, err);
     if (rc == FWD_OK && args->dirty_first)
         rc = run_another(&w);
@@ -404,6 +447,7 @@ enum fwd_status par_probe_run(struct par_prober *p, const struct par_probe_args 
         rc = repeat(&w);
     out->moved = p->moved;
     par_judge_close(w.judge);
+    fwd_free(w.judged);
     enum fwd_status removed = take_out(p, rc == FWD_OK ? err : NULL);
     rc = rc == FWD_OK ? removed : rc;
     if (rc != FWD_OK)

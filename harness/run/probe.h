@@ -35,11 +35,13 @@ struct par_probe_args {
     int chunk;
     struct par_fault *fault; /* placed; planted for this pass when its role is the session's; or NULL */
     size_t evidence_bytes;
-    bool dirty_first;           /* a longer, other sequence goes before the judged one, the fault planted */
-    bool repeat;                /* also without taps, and again after a longer sequence (only while no op is accused) */
-    struct par_store *keep;     /* taps go here, or NULL */
-    struct par_tool_gates *own; /* held beside the clean run of the same path, or NULL */
-    struct par_tool_gates *other; /* held beside the other path, or NULL */
+    bool dirty_first; /* a longer, other sequence goes before the judged one, the fault planted */
+    bool repeat;      /* also without taps, and again after a longer sequence (only while no op is accused) */
+    const struct par_probe *clean; /* the same pass without the fault: what still has its bits, and was made from taps
+                                    * that have, is not judged again. NULL: everything is */
+    struct par_store *keep;        /* taps go here, or NULL */
+    struct par_tool_gates *own;    /* held beside the clean run of the same path, or NULL */
+    struct par_tool_gates *other;  /* held beside the other path, or NULL */
 };
 
 struct par_probe {

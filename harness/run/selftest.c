@@ -257,6 +257,8 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
     args.fault = &r->fault;
     args.repeat = true;
     args.dirty_first = r->row->change == PAR_CHANGE_STATE; /* only then can it act in the judged pass */
+
+    args.clean = &w->base.clean[role];
     args.keep = keep;
     args.own = w->base.own[role];
     args.other = other;

@@ -454,6 +454,8 @@ static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v,
         (void)snprintf(j->rows[at].note, sizeof j->rows[at].note, "the path taps this op and declares no numerics");
         return FWD_OK;
     }
+    if (j->options.known && j->options.known(j->options.known_ud, v))
+        return FWD_OK;
     bool any;
     FWD_TRY(pick_positions(j, v, &any, err));
     if (!any && !is_cache(v->op))

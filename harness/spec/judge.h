@@ -120,7 +120,11 @@ struct par_judge_options {
     int sample_every; /* judge positions p with p % sample_every == sample_at, 1: all */
     int sample_at;
     struct fwd_pool *pool;
-    unsigned caps;         /* as in struct par_eval */
+    unsigned caps; /* as in struct par_eval */
+    /* NULL, or: this view and all that its op read have the bits of a pass that was judged before. It is kept as an
+     * input and not judged again. */
+    bool (*known)(void *ud, const struct fwd_view *view);
+    void *known_ud;
     size_t evidence_bytes; /* most bytes of copies of accused ops (spec/evidence.h); 0: none are made */
     enum par_bound_mode bound;
 };
