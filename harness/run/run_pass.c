@@ -391,8 +391,10 @@ enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session
 /* Where a later pass looks: a sample of positions through the worst element, and the ends of prompt and sequence. */
 enum { SAMPLE_EVERY = 12 };
 static bool is_sampled(const struct par_run *r, int pos, int n_ids) {
-    return r->want[pos] &&
-           (pos % SAMPLE_EVERY == r->worst.pos % SAMPLE_EVERY || pos == r->n_prompt - 1 || pos == n_ids - 1);
+    int at = r->worst.pos;
+    while (at > 0 && !r->want[at]) /* of a long prompt not every position's logits are kept */
+        at--;
+    return r->want[pos] && (pos % SAMPLE_EVERY == at % SAMPLE_EVERY || pos == r->n_prompt - 1 || pos == n_ids - 1);
 }
 
 /* What of a distance to the reference correct runs do not explain. */

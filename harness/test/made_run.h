@@ -38,7 +38,7 @@ struct outcome {
 struct made_run {
     const int32_t *loss_ids;
     int n_loss_ids;
-    const char *fault; /* or NULL */
+    const char *fault, *also; /* or NULL */
     enum fwd_head head;
     enum par_depth depth;
     const struct fwd_path *cand; /* NULL: q4k-cpu */
@@ -48,7 +48,9 @@ struct made_run {
 static struct outcome run_made(const struct made_run *m) {
     struct outcome o = {.figures = par_figures_create()};
     struct fwd_error err = {0};
-    struct par_fault fault;
+    struct par_fault fault[2];
+    const char *const texts[2] = {m->fault, m->also};
+    int n_faults = 0;
     struct par_run_options options = {.file = model,
                                       .model_name = "made",
                                       .ids = prompt,
@@ -62,16 +64,16 @@ static struct outcome run_made(const struct made_run *m) {
                                       .knobs = {.head = m->head, .kv_type = FWD_F16},
                                       .schedule = PAR_SCHEDULE_PREFILL,
                                       .depth = m->depth,
-                                      .faults = &fault,
-                                      .n_faults = m->fault != NULL,
+                                      .faults = fault,
                                       .hypotheses_dir = "contracts/hypotheses",
                                       .command = "parity run made"};
-    if (m->fault)
-        ck_assert_msg(par_fault_parse(m->fault, &fault, &err) == FWD_OK, "%s", err.message);
+    for (int i = 0; i < 2 && texts[i]; i++)
+        ck_assert_msg(par_fault_parse(texts[i], &fault[n_faults++], &err) == FWD_OK, "%s", err.message);
+    options.n_faults = n_faults;
     enum fwd_status rc = par_run(&options, &o.report, o.figures, &err);
     ck_assert_msg(rc == FWD_OK, "%s", err.message);
-    if (m->fault)
-        par_fault_free(&fault);
+    for (int i = 0; i < n_faults; i++)
+        par_fault_free(&fault[i]);
     return o;
 }
 
