@@ -210,8 +210,8 @@ static enum fwd_status check_layers(const struct fwd_gguf *file, struct fwd_erro
                 "case: its model has no architecture");
     memcpy(key, arch, len);
     memcpy(key + len, ".block_count", sizeof ".block_count");
-    FWD_FAIL_IF(!fwd_gguf_get_u64(file, key, &n) || n < 1 || n > 4, FWD_ERANGE, err,
-                "case: its model has %llu layers, expected 1 to 4", (unsigned long long)n);
+    FWD_FAIL_IF(!fwd_gguf_get_u64(file, key, &n) || n < 1 || n > PAR_CASE_LAYERS, FWD_ERANGE, err,
+                "case: its model has %llu layers, expected 1 to %d", (unsigned long long)n, PAR_CASE_LAYERS);
     return FWD_OK;
 }
 

@@ -23,6 +23,7 @@
 #define PAR_CASE_SCHEMA "parity-case-v1"
 enum {
     PAR_CASE_INPUTS = 3,
+    PAR_CASE_LAYERS = 4,              /* most layers of its model */
     PAR_CASE_ELEMENTS = 16,           /* most recorded elements */
     PAR_CASE_MATMUL_BYTES = 64 << 10, /* what a matmul's file must stay under */
     PAR_CASE_POSITIONS = 1 << 20      /* longest sequence */

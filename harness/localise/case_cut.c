@@ -47,8 +47,9 @@ static void choose_sizes(struct cutter *k) {
     bool whole = k->cut->layer || k->cut->below;
     int layer = k->item->layer < 0 ? 0 : k->item->layer;
     k->first_layer = k->cut->below && layer > 0 ? layer - 1 : layer;
-    int end = k->cut->below && layer + 1 < config->n_layer ? layer + 2 : layer + 1;
-    k->n_layer = end - k->first_layer;
+    k->n_layer = k->cut->below ? PAR_CASE_LAYERS : 1;
+    if (k->n_layer > config->n_layer - k->first_layer)
+        k->n_layer = config->n_layer - k->first_layer;
     k->n_ff = whole || in_ffn || config->n_ff < SMALL_FF ? config->n_ff : SMALL_FF;
     k->n_vocab = config->n_vocab < SMALL_VOCAB ? config->n_vocab : SMALL_VOCAB;
     if (!reads_vocabulary(op))
@@ -175,8 +176,8 @@ static enum fwd_status add_weights(const struct cutter *k) {
     for (uint64_t i = 0; i < n; i++) {
         const struct fwd_gguf_tensor *t = fwd_gguf_tensor(file, i);
         bool factors = !strcmp(t->name, "rope_freqs.weight"); /* a factor of zero is no model */
-        if (factors || (whole && !strncmp(t->name, "blk.", 4)) ||
-            (whole && own && t == own->tensor)) /* outside layers */
+        bool outside = reads_vocabulary(k->item->op) || t == (own ? own->tensor : NULL);
+        if (factors || (whole && (outside || !strncmp(t->name, "blk.", 4))))
             FWD_TRY(add_rows(k, t, 0, 0, INT64_MAX));
     }
     return whole ? FWD_OK : add_op_weights(k);

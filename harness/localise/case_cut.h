@@ -11,7 +11,7 @@ struct par_cut {
     bool one_pos; /* inputs of the accused position only; the sequence stays as it was */
     bool one_row; /* of the op's matrix only the accused row; of a vocabulary 256 ids around it */
     bool layer;   /* every weight of the layer, not only the op's own */
-    bool below;   /* and of the layers below and above */
+    bool below;   /* and of the layers around it */
 };
 /* Can that op be cut so? */
 bool par_cut_fits(const struct par_cut *cut, enum fwd_op op);

@@ -311,7 +311,7 @@ static enum fwd_status read_facts(struct par_case *c, const struct par_capture *
     FWD_FAIL_IF(c->op == FWD_OP_COUNT, FWD_EINPUT, err, "%s: there is no op \"%.40s\"", file, s);
     c->layer = c->model_layer = -1;
     if (fwd_op_in_layer(c->op)) {
-        FWD_TRY(need_int(f, "layer", 3, &c->layer, err));
+        FWD_TRY(need_int(f, "layer", PAR_CASE_LAYERS - 1, &c->layer, err));
         FWD_TRY(need_int(f, "model_layer", FWD_MAX_LAYERS, &c->model_layer, err));
     }
     FWD_TRY(need_int(f, "pos_from", INT32_MAX, &c->pos_from, err));

@@ -49,7 +49,9 @@ static const struct par_cut cuts[] = {
     {.one_row = true},
     {.at_zero = true, .one_pos = true},
     {.at_zero = false},
+    {.one_pos = true, .layer = true},
     {.layer = true},
+    {.one_pos = true, .below = true},
     {.below = true},
 };
 enum { N_CUTS = sizeof cuts / sizeof *cuts };
@@ -91,11 +93,12 @@ static enum fwd_status find_cut(struct par_case *c, const struct par_case_contex
     return FWD_OK;
 }
 
-/* That a cut fails as the run did is shown; a smaller one that still fails, by another amount, is the first step of
- * shrinking it, and by far the cheapest. Prefers an error on the same side. */
+/* A cut that still fails, by another amount than the run saw, among the first `below`. Prefers an error on the same
+ * side. After one that fails as the run did it is the first step of shrinking, and by far the cheapest. */
 static enum fwd_status find_smaller(struct par_case *c, const struct par_case_context *x,
                                     const struct par_evidence *item, int call, const struct par_case_element *e,
-                                    int below, struct par_case_info *info, struct fwd_error *err) {
+                                    int below, bool *found, struct par_case_info *info, struct fwd_error *err) {
+    *found = false;
     for (int side = 1; side >= 0; side--)
         for (int i = 0; i < below; i++) {
             struct par_case smaller;
@@ -112,6 +115,7 @@ static enum fwd_status find_smaller(struct par_case *c, const struct par_case_co
                 smaller.elements[0] = r.elements[0];
                 par_case_free(c);
                 *c = smaller;
+                *found = true;
                 return FWD_OK;
             }
             if (rc == FWD_OK)
@@ -185,6 +189,20 @@ static void describe(const struct par_case *c, struct par_case_info *info) {
     par_case_model_close(&m);
 }
 
+/* A case that fails without what was planted shows something else as well. */
+static enum fwd_status check_cure(const struct par_case *c, const struct par_case_context *x,
+                                  struct par_case_info *info, struct fwd_error *err) {
+    const struct par_replay_options options = {.path = x->path, .no_fault = true, .pool = x->pool};
+    struct par_replay r;
+    if (!c->faults[0])
+        return FWD_OK;
+    FWD_TRY(par_case_replay(c, &options, &r, err));
+    if (r.verdict != PAR_HELD)
+        (void)snprintf(info->note, sizeof info->note, "it is %s without the planted fault too",
+                       par_verdict_name(r.verdict));
+    return FWD_OK;
+}
+
 static enum fwd_status finish(struct par_case *c, const struct par_case_context *x, const char *path,
                               struct par_case_info *info, struct fwd_error *err) {
     const struct par_shrink_options options = {.path = x->path,
@@ -194,8 +212,9 @@ static enum fwd_status finish(struct par_case *c, const struct par_case_context 
     int n = 0;
     FWD_TRY(par_case_shrink(c, &options, &n, err));
     info->n_probes += n;
-    info->note[0] = 0;
+    (void)snprintf(info->note, sizeof info->note, "%s", c->note);
     describe(c, info);
+    FWD_TRY(check_cure(c, x, info, err));
     FWD_TRY(write_checked(c, x, path, info, err));
     if (info->written && par_case_is_matmul(c->op) && info->n_bytes > PAR_CASE_MATMUL_BYTES)
         (void)snprintf(info->note, sizeof info->note, "%llu bytes, more than the %d that a matmul should need",
@@ -212,7 +231,7 @@ enum fwd_status par_case_make(const struct par_case_context *context, const stru
     for (int call = 0; call < item->n_calls && call < MOST_CALLS; call++) {
         struct par_case_element e;
         struct par_case c = {0};
-        bool found = false;
+        bool found = false, smaller;
         int at;
         FWD_TRY(worst_element(context, item, call, &e, &found, err));
         if (!found) {
@@ -220,9 +239,11 @@ enum fwd_status par_case_make(const struct par_case_context *context, const stru
             continue;
         }
         FWD_TRY(find_cut(&c, context, item, call, &e, &at, info, err));
-        if (at == N_CUTS)
+        enum fwd_status rc = find_smaller(&c, context, item, call, &e, at, &smaller, info, err);
+        if (rc == FWD_OK && at == N_CUTS && !smaller)
             continue;
-        enum fwd_status rc = find_smaller(&c, context, item, call, &e, at, info, err);
+        if (at == N_CUTS) /* it depends on more than the op's inputs and weights: a stale buffer, another op */
+            (void)snprintf(c.note, sizeof c.note, "alone the op fails by another amount than in the run");
         if (rc == FWD_OK)
             rc = finish(&c, context, out_path, info, err);
         par_case_free(&c);

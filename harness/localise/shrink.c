@@ -1,4 +1,5 @@
-/* Shrinking by delta debugging; the units are weight rows, then input rows, then blocks of columns. */
+/* Shrinking by delta debugging, the coarse and few units first: whole weights, blocks of columns, input rows, then the
+ * rows of weights. */
 #include "localise/shrink.h"
 
 #include "localise/case_parts.h"
@@ -77,7 +78,7 @@ enum fwd_status par_ddmin(int n, uint8_t *keep, par_ddmin_fn *fails, void *ud, s
 }
 
 /* ---- what is taken away ----------------------------------------------------------------------------------------- */
-enum pass { PASS_WEIGHT_ROWS, PASS_INPUT_ROWS, PASS_COLUMNS, PASS_KEYS, PASS_COUNT };
+enum pass { PASS_WEIGHTS, PASS_COLUMNS, PASS_KEYS, PASS_INPUT_ROWS, PASS_WEIGHT_ROWS, PASS_COUNT };
 
 struct shrink {
     struct par_case *c;
@@ -169,11 +170,13 @@ static void drop_empty_weights(struct par_case *c) {
 
 static void apply(const struct shrink *s, struct par_case *c, const uint8_t *keep) {
     int unit = 0;
+    for (int i = 0; s->pass == PASS_WEIGHTS && i < c->n_weights; i++)
+        c->weights[i].n = keep[i] ? c->weights[i].n : 0;
     if (s->pass == PASS_WEIGHT_ROWS)
         for (int i = 0; i < c->n_weights; i++)
             c->weights[i].n = keep_rows(c->weights[i].bytes, (size_t)c->weights[i].row_bytes, c->weights[i].rows,
                                         sizeof(int64_t), c->weights[i].n, keep, &unit);
-    if (s->pass == PASS_WEIGHT_ROWS)
+    if (s->pass == PASS_WEIGHTS || s->pass == PASS_WEIGHT_ROWS)
         drop_empty_weights(c);
     else if (s->pass == PASS_INPUT_ROWS)
         for (int i = 0; i < c->n_in; i++)
@@ -185,7 +188,9 @@ static void apply(const struct shrink *s, struct par_case *c, const uint8_t *kee
 
 static int count_units(const struct shrink *s) {
     int n = 0;
-    if (s->pass == PASS_WEIGHT_ROWS)
+    if (s->pass == PASS_WEIGHTS)
+        n = s->c->n_weights;
+    else if (s->pass == PASS_WEIGHT_ROWS)
         for (int i = 0; i < s->c->n_weights; i++)
             n += s->c->weights[i].n;
     else if (s->pass == PASS_INPUT_ROWS)
@@ -293,7 +298,7 @@ enum fwd_status par_case_shrink(struct par_case *c, const struct par_shrink_opti
     s.block = par_case_block_columns(c, &m);
     par_case_model_close(&m);
     enum fwd_status rc = FWD_OK;
-    for (enum pass p = PASS_WEIGHT_ROWS; rc == FWD_OK && p < PASS_COUNT; p++)
+    for (enum pass p = PASS_WEIGHTS; rc == FWD_OK && p < PASS_COUNT; p++)
         rc = shrink_pass(&s, p);
     *n_probes = s.n_probes;
     return rc;

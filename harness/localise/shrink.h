@@ -22,9 +22,9 @@ struct par_shrink_options {
     int max_probes;
     double max_seconds;
 };
-/* Takes from c what it can: weight rows, input rows, and blocks of columns (in the inputs and the weights alike). A
- * probe is accepted when the recorded element still fails on the same side; its new values are then the recorded ones.
- * *n_probes: replays made. */
+/* Takes from c what it can: weights, blocks of columns (in the inputs and the weights alike), input rows, weight rows.
+ * A probe is accepted when the recorded element still fails on the same side; its new values are then the recorded
+ * ones. *n_probes: replays made. */
 enum fwd_status par_case_shrink(struct par_case *c, const struct par_shrink_options *options, int *n_probes,
                                 struct fwd_error *err);
 /* Columns that are zeroed together: a block of the op's number formats, or a head. */

@@ -11,6 +11,7 @@
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum { LAYERS = 3, VOCAB = 400, N_PROMPT = 10, N_IDS = 14 };
@@ -58,17 +59,19 @@ static void hook_model(void *ud, struct fwd_model *m) {
     par_fault_hook_model(ud, m);
 }
 
-static void plant(struct run *r, const char *text) {
+/* False: this model has no place for it. */
+static bool plant(struct run *r, const char *text) {
     struct fwd_error err = {.message = ""};
     ck_assert_msg(par_fault_parse(text, &r->fault, &err) == FWD_OK, "%s", err.message);
     r->fault.n_prompt = N_PROMPT;
-    ck_assert_msg(par_fault_place(&r->fault, model.file, par_spec_config(model.spec), &r->knobs, &err) == FWD_OK, "%s",
-                  err.message);
+    if (par_fault_place(&r->fault, model.file, par_spec_config(model.spec), &r->knobs, &err) != FWD_OK)
+        return false;
     r->knobs.config_hook = hook_config;
     r->knobs.model_hook = hook_model;
     r->knobs.config_hook_ud = r->knobs.model_hook_ud = &r->fault;
     r->context.faults = &r->fault;
     r->context.n_faults = 1;
+    return true;
 }
 
 /* ---- paths with a bug of their own ------------------------------------------------------------------------------ */
@@ -152,8 +155,8 @@ static const struct fwd_path *choose_path(const char *name, bool broken) {
     return fwd_path_find(name);
 }
 
-/* Drives the path with the fault and collects what the judge accuses. */
-static void accuse(struct run *r, const char *path, const char *fault, enum fwd_head head, enum par_schedule schedule) {
+/* Drives the path with the fault and collects what the judge accuses. False: the fault has no place in the model. */
+static bool accuse(struct run *r, const char *path, const char *fault, enum fwd_head head, enum par_schedule schedule) {
     struct fwd_error err = {.message = ""};
     static float logits[N_IDS * VOCAB];
     uint8_t want[N_IDS];
@@ -181,8 +184,8 @@ static void accuse(struct run *r, const char *path, const char *fault, enum fwd_
                                            .ids = r->ids,
                                            .n_prompt = N_PROMPT,
                                            .n_ids = N_IDS};
-    if (fault)
-        plant(r, fault);
+    if (fault && !plant(r, fault))
+        return false;
     const struct fwd_path *p = r->context.path;
     ck_assert_msg(p->open(&r->session, model.file, &r->knobs, &err) == FWD_OK, "%s", err.message);
     if (fault)
@@ -199,6 +202,7 @@ static void accuse(struct run *r, const char *path, const char *fault, enum fwd_
     par_judge_take_evidence(judge, &r->evidence);
     par_judge_close(judge);
     p->close(r->session);
+    return true;
 }
 
 static void end_run(struct run *r) {
@@ -237,7 +241,7 @@ static const struct par_evidence *find_accused(const struct run *r, enum fwd_op 
 static void make_case(const struct row *row, struct par_case_info *info, struct par_case *c) {
     struct fwd_error err = {.message = ""};
     struct run r;
-    accuse(&r, row->path, row->fault, row->head, row->schedule);
+    ck_assert(accuse(&r, row->path, row->fault, row->head, row->schedule));
     const struct par_evidence *item = find_accused(&r, row->op);
     ck_assert_msg(item != NULL, "%s: %s is not accused", row->fault, fwd_op_name(row->op));
     (void)unlink(case_path);
@@ -279,6 +283,38 @@ START_TEST(fault_becomes_case) {
 }
 END_TEST
 
+/* Every fault of the catalogue that the judge sees in a run like this one. By default one in five of them. */
+START_TEST(catalogue_becomes_cases) {
+    bool all = getenv("CHECK_LONG") != NULL;
+    int n_made = 0;
+    for (int i = 0; par_fault_row(i); i++) {
+        const char *name = par_fault_row(i)->name;
+        struct fwd_error err = {.message = ""};
+        struct par_case_info info;
+        struct run r;
+        struct par_case c;
+        if ((!all && i % 5 != _i) || par_fault_row(i)->change == PAR_CHANGE_RACE ||
+            !accuse(&r, "q4k-cpu", name, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL))
+            continue;
+        if (r.evidence.n == 0) {
+            end_run(&r);
+            continue;
+        }
+        ck_assert_msg(par_case_make(&r.context, &r.evidence.items[0], case_path, &info, &err) == FWD_OK, "%s",
+                      err.message);
+        ck_assert_msg(info.written, "%s: %s", name, info.note);
+        ck_assert_msg(info.n_bytes < PAR_CASE_MATMUL_BYTES, "%s: %llu bytes", name, (unsigned long long)info.n_bytes);
+        ck_assert_msg(par_case_read(&c, case_path, &err) == FWD_OK, "%s", err.message);
+        struct par_replay green = replay(&c, &(struct par_replay_options){.no_fault = true});
+        ck_assert_msg(green.verdict == PAR_HELD, "%s: %s without it", name, par_verdict_name(green.verdict));
+        n_made++;
+        par_case_free(&c);
+        end_run(&r);
+    }
+    ck_assert_int_gt(n_made, all ? 100 : 10);
+}
+END_TEST
+
 /* ---- bugs in the code ------------------------------------------------------------------------------------------- */
 static const struct bug_row {
     const char *path;
@@ -302,7 +338,7 @@ static void check_bug(const struct bug_row *row) {
     fwd_path_find(row->path)->describe(&path_info);
     if (path_info.taps[bug.op] == FWD_TAP_ABSENT)
         return;
-    accuse(&r, row->path, NULL, FWD_HEAD_QUANT, row->schedule);
+    ck_assert(accuse(&r, row->path, NULL, FWD_HEAD_QUANT, row->schedule));
     const struct par_evidence *item = par_evidence_find(&r.evidence, bug.op, fwd_op_in_layer(bug.op) ? bug.layer : -1);
     bool is_int = strstr(fwd_op_name(bug.op), "_q8") || strstr(fwd_op_name(bug.op), "_cache");
     if (!item && is_int)
@@ -345,7 +381,7 @@ static void make_bug(const char *path, enum fwd_op op, struct run *r, struct par
     bug.op = op;
     bug.layer = 0;
     bug.when = ALWAYS;
-    accuse(r, path, NULL, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL);
+    ck_assert(accuse(r, path, NULL, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL));
     const struct par_evidence *item = par_evidence_find(&r->evidence, op, fwd_op_in_layer(op) ? 0 : -1);
     ck_assert_ptr_nonnull(item);
     ck_assert_msg(par_case_make(&r->context, item, case_path, &info, &err) == FWD_OK, "%s", err.message);
@@ -617,9 +653,10 @@ END_TEST
 int main(void) {
     Suite *s = suite_create("case");
     TCase *t = tcase_create("cases");
-    tcase_set_timeout(t, 60);
+    tcase_set_timeout(t, getenv("CHECK_LONG") ? 1200 : 240);
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, fault_becomes_case, 0, N_ROWS);
+    tcase_add_loop_test(t, catalogue_becomes_cases, 0, 1);
     tcase_add_loop_test(t, bug_becomes_case, 0, N_BUGS);
     tcase_add_loop_test(t, red_on_every_variant, 0, 11);
     tcase_add_test(t, read_only_taps);
