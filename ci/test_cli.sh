@@ -87,7 +87,7 @@ refuse "number out of range" 2 '--threads: got "-1"|from 0 to 4096' "$parity" ru
 refuse "unknown path" 2 '"fast"|f32, f64, q4k-cpu' "$parity" run m.gguf --paths fast --tokens 1
 refuse "unknown reference" 2 '"fast"|f32, f64, q4k-cpu' "$parity" run m.gguf --ref fast --tokens 1
 refuse "unknown path to generate from" 2 '"fast"|f32, f64, q4k-cpu' "$parity" generate m.gguf --path fast --tokens 1
-refuse "unknown fault" 2 '"no-such-bug"|q4k-min-dropped' "$parity" run m.gguf --fault no-such-bug --tokens 1
+refuse "unknown fault" 2 'no "no-such-bug", the nearest is|selftest --list' "$parity" run m.gguf --fault no-such-bug --tokens 1
 refuse "fault at an unknown op" 2 'no-such-op' "$parity" run m.gguf --fault rope-pairing@no-such-op --tokens 1
 refuse "fault at a layer that is no number" 2 '"x"' "$parity" run m.gguf --fault rope-pairing@Qcur_rope:x --tokens 1
 refuse "bad --kv" 2 '--kv: got "q8"|f16 or f32' "$parity" run m.gguf --kv q8 --tokens 1
@@ -180,9 +180,9 @@ refuse "NaN in a bias" 4 'blk.0.attn_q.bias: value 0 is nan' "$parity" run nan.g
 cp m.gguf nan.gguf
 poke nan.gguf "$(tensor blk.0.ffn_up.weight)" 377 177
 expect "NaN as a block's scale" 5 "NONFINITE|NaN on both sides: look at the model's weights" "$parity" run nan.gguf $few
-expect "judged at all, reference at a sample" 0 "1 of 7|positions judged, sample:24|7 of 7|positions judged, all" "$parity" run m.gguf $few
+expect "judged at all, reference at a sample" 0 "3 of 7|positions judged, sample:24 and both ends|7 of 7|positions judged, all" "$parity" run m.gguf $few
 expect "judged at the last" 0 "7 of 7|positions judged, all|1 of 7|positions judged, last" "$parity" run m.gguf $few --judge last --judge-ref all
-expect "judged at a sample" 0 "2 of 7|positions judged, sample:3" "$parity" run m.gguf $few --judge sample:3
+expect "judged at a sample" 0 "3 of 7|positions judged, sample:3 and both ends" "$parity" run m.gguf $few --judge sample:3
 refuse "capture of another kind" 4 'm.gguf' "$parity" diff m.gguf m.gguf
 refuse "capture that does not exist" 4 'none.parity: cannot be opened' "$parity" diff none.parity none.parity
 rm -f flip.gguf nan.gguf cut.gguf

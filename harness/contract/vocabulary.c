@@ -1,8 +1,8 @@
 /* harness/contract/vocabulary.c: see vocabulary.h. */
 #include "contract/vocabulary.h"
 
-#include <stdio.h>
-#include <stdlib.h>
+#include "compare/edit_distance.h"
+
 #include <string.h>
 
 static const struct row {
@@ -152,31 +152,10 @@ bool par_vocabulary_has(const char *figure) {
     return false;
 }
 
-/* Cheapest single-character edits from a to b (Levenshtein), for names of up to 95 characters. */
-static int edits(const char *a, const char *b) {
-    int row[128];
-    int n = (int)strlen(b);
-    if (n > 127)
-        return 128;
-    for (int j = 0; j <= n; j++)
-        row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            best = row[j] + 1 < best ? row[j] + 1 : best;
-            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
-        }
-    }
-    return row[n];
-}
-
 const char *par_vocabulary_nearest(const char *figure) {
     int best = 0;
     for (int i = 1; i < N_ROWS; i++)
-        if (edits(rows[i].name, figure) < edits(rows[best].name, figure))
+        if (par_edit_distance(figure, rows[i].name) < par_edit_distance(figure, rows[best].name))
             best = i;
     return rows[best].name;
 }

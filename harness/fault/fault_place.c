@@ -1,4 +1,5 @@
 /* harness/fault/fault_place.c: a fault as text, and where it goes. */
+#include "compare/edit_distance.h"
 #include "fault/fault.h"
 #include "fault/fault_math.h"
 #include "fault/fault_ops.h"
@@ -11,19 +12,14 @@
 /* ---- text ---- */
 
 static enum fwd_status fail_unknown(const char *text, size_t name_len, struct fwd_error *err) {
-    const struct par_fault_row *near = NULL;
-    size_t best = 2;
-    for (int i = 0; par_fault_row(i); i++) { /* the row with the longest common start, where that says something */
-        size_t same = 0;
-        while (same < name_len && par_fault_row(i)->name[same] == text[same])
-            same++;
-        if (same > best) {
-            best = same;
+    char typed[64];
+    const struct par_fault_row *near = par_fault_row(0);
+    (void)snprintf(typed, sizeof typed, "%.*s", name_len < 63 ? (int)name_len : 63, text);
+    for (int i = 1; par_fault_row(i); i++)
+        if (par_edit_distance(typed, par_fault_row(i)->name) < par_edit_distance(typed, near->name))
             near = par_fault_row(i);
-        }
-    }
-    FWD_FAIL(FWD_EINPUT, err, "--fault: got \"%.*s\", expected a name of the catalogue%s%s",
-             name_len < 64 ? (int)name_len : 64, text, near ? ", such as " : "", near ? near->name : "");
+    FWD_FAIL(FWD_EINPUT, err, "--fault: no \"%s\", the nearest is %s (parity selftest --list shows all)", typed,
+             near->name);
 }
 
 static enum fwd_status parse_place(const char *text, size_t len, struct par_fault *f, struct fwd_error *err) {

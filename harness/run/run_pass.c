@@ -100,6 +100,9 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
                                         .numerics_ud = &w->numerics,
                                         .sample_every = sample_every,
                                         .sample_at = sample_at,
+                                        /* Position 0 and the last decode step are classes of their own. */
+                                        .judge_also = w->evidence_bytes && sample_every != PAR_JUDGE_LAST,
+                                        .also = {0, r->n_ids - 1},
                                         .pool = r->pool,
                                         .caps = r->o->judge_caps,
                                         .evidence_bytes = w->evidence_bytes,
@@ -143,7 +146,7 @@ static enum fwd_status make_op_rows(struct par_run *r, const struct par_op_row *
 static const char *sample_text(const struct par_run *r, int every) {
     return every == PAR_JUDGE_ALL    ? "all"
            : every == PAR_JUDGE_LAST ? "last"
-                                     : par_text_printf(r->text, "sample:%d", every);
+                                     : par_text_printf(r->text, "sample:%d and both ends", every);
 }
 
 static void coverage_row(struct par_run *r, const char *path, const char *schedule, int every,

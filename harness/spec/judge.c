@@ -440,7 +440,9 @@ static enum fwd_status pick_positions(struct par_judge *j, const struct fwd_view
     FWD_TRY(grow(&j->sample, &j->n_sample, (size_t)v->n_pos, err));
     *any = false;
     for (int i = 0; i < v->n_pos; i++) {
-        j->sample[i] = (v->pos0 + i) % j->options.sample_every == j->options.sample_at;
+        int pos = v->pos0 + i;
+        j->sample[i] = pos % j->options.sample_every == j->options.sample_at ||
+                       (j->options.judge_also && (pos == j->options.also[0] || pos == j->options.also[1]));
         *any = *any || j->sample[i];
     }
     return FWD_OK;

@@ -119,6 +119,8 @@ struct par_judge_options {
     void *numerics_ud;
     int sample_every; /* judge positions p with p % sample_every == sample_at, 1: all */
     int sample_at;
+    bool judge_also;
+    int also[2]; /* with judge_also: two positions that are judged whatever the step */
     struct fwd_pool *pool;
     unsigned caps; /* as in struct par_eval */
     /* NULL, or: this view and all that its op read have the bits of a pass that was judged before. It is kept as an
