@@ -24,6 +24,7 @@
 #define WITH_MIN (TYPE(Q4_1) | TYPE(Q5_1) | TYPE(Q2_K) | TYPE(Q4_K) | TYPE(Q5_K))
 #define WITH_NIBBLES (TYPE(Q4_0) | TYPE(Q4_1) | TYPE(Q5_0) | TYPE(Q5_1) | TYPE(Q4_K) | TYPE(Q5_K))
 #define WITH_HIGH_BITS (TYPE(Q5_0) | TYPE(Q5_1) | TYPE(Q3_K) | TYPE(Q5_K) | TYPE(Q6_K))
+#define WITH_OFFSET (TYPE(Q4_0) | TYPE(Q5_0) | TYPE(Q8_0) | TYPE(Q3_K) | TYPE(Q6_K))
 /* Types for which fault_matmul.c knows one with blocks no longer than theirs. */
 #define WITH_SMALLER_TYPE ((QUANTISED & ~(TYPE(Q4_0) | TYPE(Q2_K) | TYPE(Q6_K))) | TYPE(F16) | TYPE(BF16))
 

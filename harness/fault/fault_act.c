@@ -57,14 +57,10 @@ static double largest_of(const struct fwd_view *in, int64_t i, int64_t first, in
     return most;
 }
 
-static int to_code(int kind, double x, float d) {
-    double v = d > 0 ? x / (double)d : 0;
-    if (kind == FAULT_ACT_TRUNCATED)
-        v = trunc(v);
-    else if (kind == FAULT_ACT_TIE)
-        v = round(v);
-    else
-        v = nearbyint(v);
+/* id: the F32 reciprocal of the scale, as the declared rule multiplies by it. */
+static int to_code(int kind, double x, float id) {
+    double v = (double)((float)x * id);
+    v = kind == FAULT_ACT_TRUNCATED ? trunc(v) : kind == FAULT_ACT_TIE ? round(v) : nearbyint(v);
     return (int)(v > 127 ? 127 : v < -127 ? -127 : v);
 }
 
@@ -72,13 +68,13 @@ static int to_code(int kind, double x, float d) {
 static void quantise_again(const struct par_fault *f, const struct fwd_op_call *call, int i, int64_t b, double most) {
     struct format t = format_of(call->out);
     char *block = block_at(call->out, i, b);
-    float d = (float)most / (f->row->kind == FAULT_ACT_AMAX128 ? 128.0f : 127.0f);
-    if (!isfinite(d))
+    float steps = f->row->kind == FAULT_ACT_AMAX128 ? 128.0f : 127.0f, d = (float)most / steps;
+    if (!isfinite(d) || most < 0x1p-100)
         return;
     set_scale(block, d);
     for (int k = 0; k < t.values; k++)
         ((int8_t *)block)[t.codes_at + k] =
-            (int8_t)to_code(f->row->kind, fault_get(call->in[0], i, b * t.values + k), d);
+            (int8_t)to_code(f->row->kind, fault_get(call->in[0], i, b * t.values + k), steps / (float)most);
     set_sums(&t, block);
 }
 

@@ -102,7 +102,11 @@ static double weigh(const struct attention *a, int64_t pos, double *scores) {
         }
         scores[j] = scores[j] == -(double)INFINITY ? 0 : exp(scores[j] - (j < split ? first : rest));
         sum += scores[j];
+        if (a->f->row->kind == FAULT_ATT_P_BF16)
+            scores[j] = fault_as_bf16(scores[j]);
     }
+    if (a->f->row->kind == FAULT_ATT_SINK)
+        sum += exp(-rest);
     return sum;
 }
 

@@ -71,15 +71,34 @@ static void change_code(const struct par_fault *f, int *codes, int n) {
     codes[g] += codes[g] > 0 ? -1 : 1;
 }
 
-/* The sub-blocks' products rounded to binary16. */
-static void round_products(struct fault_block *b) {
-    double value[256];
-    for (int i = 0; i < b->n; i++) {
-        int g = i / b->group;
-        value[i] = fault_as_half(b->d * b->scale[g]) * (b->code[i] - b->offset) - fault_as_half(b->dmin * b->min[g]);
-    }
+static void reverse_groups(struct fault_block *b) {
+    for (int i = 0; i < b->n; i += 16)
+        for (int j = 0; j < 8; j++) {
+            int kept = b->code[i + j];
+            b->code[i + j] = b->code[i + 15 - j];
+            b->code[i + 15 - j] = kept;
+        }
+}
+
+static void drop_lane(struct fault_block *b) {
+    for (int i = 0; i < b->n; i++)
+        b->real[i] = i % 8 == 3 ? 0 : fault_block_value(b, i);
     b->is_float = true;
-    memcpy(b->real, value, sizeof value);
+}
+
+static void swap_codes(struct fault_block *b) {
+    for (int g = 0; g < b->n_groups; g++) {
+        int kept = b->scale[g];
+        b->scale[g] = b->min[g];
+        b->min[g] = kept;
+    }
+}
+
+static void drop_packed_bits(struct fault_block *b) {
+    for (int g = 4; g < b->n_groups; g++) {
+        b->scale[g] &= 15;
+        b->min[g] &= 15;
+    }
 }
 
 static void scale_all(struct fault_block *b, double by) {
@@ -102,7 +121,7 @@ static double next_half(double d) {
 }
 
 void fault_break_block(const struct par_fault *f, uint32_t type, const uint8_t *row, int64_t n_cols, int64_t at,
-                       struct fault_block *b) {
+                       const uint8_t *next_row, struct fault_block *b) {
     int64_t n_blocks = (n_cols + fault_block_values(type) - 1) / fault_block_values(type);
     switch ((enum fault_block_kind)f->row->kind) {
     case FAULT_BLOCK_MIN_DROPPED:
@@ -139,12 +158,23 @@ void fault_break_block(const struct par_fault *f, uint32_t type, const uint8_t *
     case FAULT_BLOCK_D_ULP:
         b->d = next_half(b->d);
         break;
-    case FAULT_BLOCK_SCALE_HALF:
-        round_products(b);
+    case FAULT_BLOCK_NEXT_ROW:
+        fault_open_block(type, next_row + at * fault_block_bytes(type), b->n, b);
         break;
-    case FAULT_BLOCK_D_BF16:
-        b->d = fault_as_bf16(b->d);
-        b->dmin = fault_as_bf16(b->dmin);
+    case FAULT_BLOCK_LANE:
+        drop_lane(b);
+        break;
+    case FAULT_BLOCK_REVERSED:
+        reverse_groups(b);
+        break;
+    case FAULT_BLOCK_OFFSET:
+        b->offset++;
+        break;
+    case FAULT_BLOCK_SWAPPED:
+        swap_codes(b);
+        break;
+    case FAULT_BLOCK_PACKING:
+        drop_packed_bits(b);
         break;
     case FAULT_BLOCK_LOST:
         scale_all(b, 0);

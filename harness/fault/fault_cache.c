@@ -68,6 +68,15 @@ static void exchange_heads(const struct par_fault *f, const struct fwd_view *cac
     }
 }
 
+static void exchange_halves(const struct fwd_view *cache, int64_t r) {
+    for (int64_t h = 0; h < cache->ne[1]; h++)
+        for (int64_t d = 0; d < cache->ne[0] / 2; d++) {
+            double kept = fault_cache_get(cache, r, h, d);
+            fault_cache_put(cache, r, h, d, fault_cache_get(cache, r, h, d + cache->ne[0] / 2));
+            fault_cache_put(cache, r, h, d + cache->ne[0] / 2, kept);
+        }
+}
+
 static void spoil(const struct par_fault *f, const struct fwd_op_call *call) {
     const struct fwd_view *cache = call->out;
     bool after_prompt = call->pos0 >= f->n_prompt && call->pos0 > f->pos;
@@ -92,6 +101,10 @@ static void spoil(const struct par_fault *f, const struct fwd_op_call *call) {
     case FAULT_CACHE_HEADS:
         for (int i = 0; i < call->n_pos; i++)
             exchange_heads(f, cache, call->pos0 + i);
+        break;
+    case FAULT_CACHE_HALVES:
+        for (int i = 0; i < call->n_pos; i++)
+            exchange_halves(cache, call->pos0 + i);
         break;
     case FAULT_CACHE_TRUNCATED:
     case FAULT_CACHE_BF16:

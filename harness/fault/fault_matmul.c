@@ -39,7 +39,7 @@ static void break_blocks(const struct product *p, int64_t n, double *delta) {
             continue;
         fault_open_block(w->type, row + at * fault_block_bytes(w->type), w->n_cols - at * values, &good);
         bad = good;
-        fault_break_block(p->f, w->type, row, w->n_cols, at, &bad);
+        fault_break_block(p->f, w->type, row, w->n_cols, at, row_bytes_at(w, (n + 1) % w->n_rows), &bad);
         for (int i = 0; i < good.n; i++)
             delta[at * values + i] = fault_block_value(&bad, i) - fault_block_value(&good, i);
     }
@@ -56,6 +56,8 @@ static int64_t other_row(const struct product *p, int64_t n) {
         int64_t twin = n % TILE == TILE - 1 ? n + 1 : n % TILE == 0 ? n - 1 : n;
         return twin >= 0 && twin < w->n_rows ? twin : n;
     }
+    case FAULT_WEIGHT_ROTATED:
+        return n / 4 * 4 + 4 <= w->n_rows ? n / 4 * 4 + (n + 1) % 4 : n;
     default:
         return n;
     }
@@ -76,13 +78,6 @@ static const uint8_t *other_bytes(const struct product *p, int64_t n) {
     return row_bytes_at(w, other_row(p, n));
 }
 
-/* Scales whose bits are no finite number read as 0: wrong numbers are harder to see than NaN. */
-static void decode_other(uint32_t type, const uint8_t *row, int64_t n_cols, double *out) {
-    fault_decode_row(type, row, n_cols, out);
-    for (int64_t k = 0; k < n_cols; k++)
-        out[k] = out[k] - out[k] == 0 ? out[k] : 0;
-}
-
 static void break_row(const struct product *p, int64_t n, double *delta, double *room) {
     const struct fwd_weight *w = p->call->weight;
     int kind = p->f->row->kind;
@@ -96,6 +91,9 @@ static void break_row(const struct product *p, int64_t n, double *delta, double 
         int64_t values = fault_block_values(w->type), last = (w->n_cols - 1) / values * values;
         for (int64_t k = last; k < w->n_cols; k++)
             delta[k] = -room[k];
+        fault_decode_row(w->type, row_bytes_at(w, (n + 1) % w->n_rows), w->n_cols, room);
+        for (int64_t k = last; k < w->n_cols; k++)
+            delta[k] += room[k];
         return;
     }
     if (kind == FAULT_WEIGHT_PAST_END) {
@@ -103,7 +101,7 @@ static void break_row(const struct product *p, int64_t n, double *delta, double 
         memcpy(delta, room, 16 * sizeof *delta);
         return;
     }
-    decode_other(p->other_type, other_bytes(p, n), w->n_cols, delta);
+    fault_decode_row(p->other_type, other_bytes(p, n), w->n_cols, delta);
     for (int64_t k = 0; k < w->n_cols; k++)
         delta[k] -= room[k];
 }

@@ -31,15 +31,19 @@ enum fault_block_kind {
     FAULT_BLOCK_SCALE_CODE, /* one sub-block's scale one off */
     FAULT_BLOCK_MIN_CODE,   /* one sub-block's min one off */
     FAULT_BLOCK_D_ULP,      /* the block's scale one binary16 ulp off */
-    FAULT_BLOCK_SCALE_HALF, /* products d * scale and dmin * min rounded to binary16 */
-    FAULT_BLOCK_D_BF16,     /* d and dmin rounded to bfloat16 */
     FAULT_BLOCK_LOST,       /* reads as zero */
     FAULT_BLOCK_K_TAIL,     /* the last block reads as zero */
     FAULT_BLOCK_HALF_TWICE, /* the second half of K counts twice */
+    FAULT_BLOCK_NEXT_ROW,   /* the block of the next row */
+    FAULT_BLOCK_LANE,       /* every eighth value reads as zero */
+    FAULT_BLOCK_REVERSED,   /* codes reversed in groups of 16 */
+    FAULT_BLOCK_OFFSET,     /* the offset one too high */
+    FAULT_BLOCK_SWAPPED,    /* scale and min codes exchanged */
+    FAULT_BLOCK_PACKING,    /* scales and minima from the fifth on without their high two bits */
     FAULT_BLOCK_NEXT_D      /* d (and dmin) of the next block of the row */
 };
 void fault_break_block(const struct par_fault *f, uint32_t type, const uint8_t *row, int64_t n_cols, int64_t at,
-                       struct fault_block *b);
+                       const uint8_t *next_row, struct fault_block *b);
 
 /* ---- fault_matmul.c: products with broken or other weights: true result plus (broken - true row) . x in F64 ---- */
 enum fault_weight_kind {
@@ -49,7 +53,8 @@ enum fault_weight_kind {
     FAULT_WEIGHT_OTHER_TYPE,        /* bytes read as a type with blocks no longer than the true ones */
     FAULT_WEIGHT_STRIDE,            /* row n starts n blocks too early */
     FAULT_WEIGHT_TILE_EDGE,         /* rows 15 and 16, 31 and 32, ... exchanged */
-    FAULT_WEIGHT_THREAD,            /* rows of every other thread lose their last block */
+    FAULT_WEIGHT_ROTATED,           /* rows of every four in the order 1 2 3 0 */
+    FAULT_WEIGHT_THREAD,            /* rows of every other thread have the next row's last block */
     FAULT_WEIGHT_PAST_END,          /* 16 products more: the start of the next row with the start of x */
     FAULT_WEIGHT_TRANSPOSED         /* the [N,K] values read as [K,N] */
 };
@@ -94,7 +99,7 @@ enum fault_act_kind {
     FAULT_ACT_OTHER_BLOCK, /* scale of the next block */
     FAULT_ACT_PER_ROW,     /* one scale for a row */
     FAULT_ACT_PER_BATCH,   /* one for all positions of a call */
-    FAULT_ACT_TIE,         /* true division, ties away from zero */
+    FAULT_ACT_TIE,         /* ties away from zero */
     FAULT_ACT_TRUNCATED,
     FAULT_ACT_AMAX128, /* amax / 128, the peak cut */
     FAULT_ACT_SUMS,    /* the sums of a block are those of the next; codes and scale right */
@@ -119,6 +124,8 @@ enum fault_attention_kind {
     FAULT_ATT_SOFTCAP, /* 50 * tanh(score / 50) */
     FAULT_ATT_SPLIT,   /* two halves of the keys, each with its own maximum, added without rescaling */
     FAULT_ATT_TILE,    /* keys 8 to 11 skipped by later queries */
+    FAULT_ATT_SINK,    /* exp(0) of no key in the sum */
+    FAULT_ATT_P_BF16,  /* weights through bfloat16 */
     FAULT_ATT_MASKED,  /* position 0 has no key: 0 / 0 */
     FAULT_ATT_V_STRIDE /* V rows of head h taken from the next head at odd positions */
 };
@@ -135,6 +142,7 @@ enum fault_cache_kind {
     FAULT_CACHE_SCALE,     /* row pos by 127 / 128 */
     FAULT_CACHE_PREVIOUS,  /* row pos of the sequence before stays */
     FAULT_CACHE_BF16,
+    FAULT_CACHE_HALVES,   /* halves of each head's row exchanged */
     FAULT_CACHE_LAST_ZERO /* the last row of a call of several positions is zero */
 };
 fwd_override_fn par_fault_cache;
@@ -146,6 +154,7 @@ enum fault_norm_kind {
     FAULT_NORM_OTHER_LAYER,
     FAULT_NORM_MEAN,    /* mean subtracted, as LayerNorm does */
     FAULT_NORM_TAIL,    /* the sum of squares without its last 16 values */
+    FAULT_NORM_FIRST,   /* scale of the call's first position for all */
     FAULT_NORM_F16,     /* the sum of squares through binary16 */
     FAULT_NORM_ONE_PLUS /* weight + 1, as Gemma does */
 };
@@ -160,19 +169,21 @@ enum fault_rope_kind {
     FAULT_ROPE_HALF,     /* only the first half of the pairs */
     FAULT_ROPE_TABLE,    /* cosines and sines through binary16 */
     FAULT_ROPE_CAPPED,   /* positions from 64 on count as position - 64 */
-    FAULT_ROPE_HEAD      /* head h turned by position + h */
+    FAULT_ROPE_HEAD,     /* pair j of head h turned by the frequency of pair j + h, of the first after the last */
+    FAULT_ROPE_REVERSED  /* frequencies in reverse order */
 };
 enum fault_swiglu_kind {
     FAULT_SWIGLU_SWAPPED,
     FAULT_SWIGLU_GELU,
     FAULT_SWIGLU_NO_SILU,
-    FAULT_SWIGLU_FAST, /* exponential by a power of (1 + x / 1024) */
-    FAULT_SWIGLU_CUT   /* gate cut to [-7, 7], as GPT-OSS does */
+    FAULT_SWIGLU_NEIGHBOUR, /* gate k with up k ^ 1 */
+    FAULT_SWIGLU_FAST,      /* exponential by a power of (1 + x / 1024) */
+    FAULT_SWIGLU_CUT        /* gate cut to [-7, 7], as GPT-OSS does */
 };
-enum fault_residual_kind { FAULT_RESIDUAL_MISSING, FAULT_RESIDUAL_TWICE, FAULT_RESIDUAL_F16 };
+enum fault_residual_kind { FAULT_RESIDUAL_MISSING, FAULT_RESIDUAL_TWICE, FAULT_RESIDUAL_F16, FAULT_RESIDUAL_OTHER };
 enum fault_embed_kind {
     FAULT_EMBED_SHIFTED,   /* position i gets the id of position i - 1 */
-    FAULT_EMBED_NEXT_ID,   /* id + 1 */
+    FAULT_EMBED_OTHER_ID,  /* another token's */
     FAULT_EMBED_BOS,       /* position 0 gets id 11 */
     FAULT_EMBED_ONE_TOKEN, /* the row of one token with one block wrong */
     FAULT_EMBED_SCALED     /* by sqrt(n_embd), as Gemma does */

@@ -435,11 +435,13 @@ enum fwd_status par_fault_place(struct par_fault *f, const struct fwd_gguf *file
         f->memory = fwd_calloc(1, sizeof *f->memory);
     FWD_FAIL_IF(!f->memory, FWD_ENOMEM, err, "--fault %s: no memory", row->name);
     int64_t n_rows = width_of(file, config, f->op, f->layer), n_blocks = blocks_of(file, f->op, f->layer);
+    /* Where the choice is free the last block is spared: losing it is another fault. */
+    int64_t n_choices = row->needs & PAR_NEED_BLOCKS ? n_blocks - 1 : n_blocks;
     int n_heads = heads_of(config, f->op), n_pos = f->n_prompt ? f->n_prompt : 8;
     if (row->picks & PAR_PICK_ROW && f->out_row < 0)
         f->out_row = (int64_t)(fault_hash(f, 2) % (uint64_t)n_rows);
     if (row->picks & PAR_PICK_BLOCK && f->block < 0)
-        f->block = (int64_t)(fault_hash(f, 3) % (uint64_t)(n_blocks ? n_blocks : 1));
+        f->block = (int64_t)(fault_hash(f, 3) % (uint64_t)(n_choices > 0 ? n_choices : 1));
     if (row->picks & PAR_PICK_HEAD && f->head < 0)
         f->head = (int)(fault_hash(f, 4) % (uint64_t)n_heads);
     if (row->picks & PAR_PICK_POS && f->pos < 0)

@@ -54,8 +54,9 @@ static void norm_row(const struct par_fault *f, const struct fwd_op_call *call, 
     double mean = 0, sum = 0, eps = (double)call->config->norm_eps;
     for (int64_t k = 0; f->row->kind == FAULT_NORM_MEAN && k < n; k++)
         mean += fault_get(call->in[0], i, k) / (double)n;
+    int from = f->row->kind == FAULT_NORM_FIRST ? 0 : i;
     for (int64_t k = 0; k < counted; k++) {
-        double x = fault_get(call->in[0], i, k) - mean;
+        double x = fault_get(call->in[0], from, k) - mean;
         sum += x * x;
         if (f->row->kind == FAULT_NORM_F16)
             sum = fault_as_half(sum);
@@ -103,11 +104,15 @@ static void rope_row(const struct par_fault *f, const struct fwd_op_call *call, 
         double position = call->pos0 + i;
         if (f->head >= 0 && head != f->head)
             continue;
-        position += f->row->kind == FAULT_ROPE_POSITION ? 1 : f->row->kind == FAULT_ROPE_HEAD ? (double)head : 0;
+        position += f->row->kind == FAULT_ROPE_POSITION ? 1 : 0;
         position *= f->row->kind == FAULT_ROPE_TWICE ? 2 : 1;
         position -= f->row->kind == FAULT_ROPE_CAPPED && position >= 64 ? 64 : 0;
         for (int j = 0; j < c->n_rope / 2; j++) {
-            struct turn t = turn_of(f, c, position, j);
+            int last = c->n_rope / 2 - 1;
+            int pair = f->row->kind == FAULT_ROPE_HEAD       ? (j + (int)head) % (last + 1)
+                       : f->row->kind == FAULT_ROPE_REVERSED ? last - j
+                                                             : j;
+            struct turn t = turn_of(f, c, position, pair);
             int64_t a = head * c->head_dim + (neox ? j : 2 * j), b = neox ? a + c->n_rope / 2 : a + 1;
             double x = fault_get(call->in[0], i, a), y = fault_get(call->in[0], i, b);
             fault_put(call->out, i, a, x * t.cosine - y * t.sine);
@@ -142,6 +147,10 @@ static void swiglu_row(const struct par_fault *f, const struct fwd_op_call *call
         case FAULT_SWIGLU_NO_SILU:
             y = gate * up;
             break;
+        case FAULT_SWIGLU_NEIGHBOUR:
+            up = fault_get(call->in[1], i, (k ^ 1) < call->out->ne[0] ? k ^ 1 : k);
+            y = gate / (1 + exp(-gate)) * up;
+            break;
         case FAULT_SWIGLU_FAST:
             y = gate * sigmoid_by_power(gate) * up;
             break;
@@ -160,10 +169,12 @@ enum fwd_status par_fault_swiglu(void *ud, const struct fwd_op_call *call, struc
 
 static void residual_row(const struct par_fault *f, const struct fwd_op_call *call, int i) {
     for (int64_t k = 0; k < call->out->ne[0]; k++) {
-        double x = fault_get(call->in[0], i, k), stream = fault_get(call->in[1], i, k);
+        int from = f->row->kind == FAULT_RESIDUAL_OTHER && i > 0 ? i - 1 : i;
+        double x = fault_get(call->in[0], i, k), stream = fault_get(call->in[1], from, k);
         double y = f->row->kind == FAULT_RESIDUAL_MISSING ? x
                    : f->row->kind == FAULT_RESIDUAL_TWICE ? x + 2 * stream
-                                                          : x + fault_as_half(stream);
+                   : f->row->kind == FAULT_RESIDUAL_F16   ? x + fault_as_half(stream)
+                                                          : x + stream;
         fault_put(call->out, i, k, y);
     }
 }
@@ -183,8 +194,9 @@ static int32_t changed_id(const struct par_fault *f, const struct fwd_op_call *c
     switch (f->row->kind) {
     case FAULT_EMBED_SHIFTED:
         return i > 0 ? ids[i - 1] : call->pos0 > 0 ? before : ids[0];
-    case FAULT_EMBED_NEXT_ID:
-        return ids[i] < last ? ids[i] + 1 : ids[i] - 1;
+    case FAULT_EMBED_OTHER_ID: /* far away, and never the same */
+        return (int32_t)((ids[i] + 1 + (int64_t)(fault_hash(f, 10) % (uint64_t)(last > 1 ? last - 1 : 1))) %
+                         (last + 1));
     case FAULT_EMBED_BOS:
         return call->pos0 + i > 0 ? ids[i] : ids[i] == 11 ? 12 : 11;
     default:

@@ -448,7 +448,13 @@ static const char *const agreed[] = {"weight-transposed",
                                      "tap-pre-bias",
                                      "tap-last-position",
                                      "one-weight",
-                                     "scale-changed"};
+                                     "scale-changed",
+                                     "k-block-skipped",
+                                     "act-quant-range",
+                                     "act-scale-f16",
+                                     "softcap-added",
+                                     "norm-weight-plus-one",
+                                     "weight-other-matrix"};
 
 START_TEST(the_catalogue_is_as_asked) {
     int n = 0, n_shared = 0, n_unexplained = 0;
