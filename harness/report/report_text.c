@@ -170,7 +170,7 @@ static void put_ledger(const struct par_report *r, FILE *out) {
 
 static void put_op_head(FILE *out) {
     (void)fprintf(out, "%-20s %-4s %-11s %13s %11s %9s %9s %9s %9s\n", "op", "side", "verdict", "judged", "over",
-                  "ratio", "p50", "p99", "p99.9");
+                  "ratio", "p50", "p99.9", "floor");
 }
 
 static void put_finding(const struct par_report_finding *f, FILE *out) {
@@ -205,8 +205,8 @@ static void put_op_row(const struct par_report_op *op, enum par_side side, FILE 
                   side == PAR_SIDE_REF ? "ref" : "cand", par_verdict_name(par_row_shown(row)),
                   (unsigned long long)row->n_judged, (unsigned long long)row->n_over);
     if (row->n_judged) {
-        (void)fprintf(out, " %9.3g %9.3g %9.3g %9.3g\n", row->ratio_max, row->ratio_p50, row->ratio_p99,
-                      row->ratio_p999);
+        (void)fprintf(out, " %9.3g %9.3g %9.3g %9.2g\n", row->ratio_max, row->ratio_p50, row->ratio_p999,
+                      row->floor_p50);
         (void)fprintf(out, "%25sworst: position %d, row %lld: got %.9g, expected %.9g, bound %.3g\n", "",
                       row->worst.pos, (long long)row->worst.row, row->worst.got, row->worst.expected, row->worst.bound);
     } else {
@@ -292,6 +292,42 @@ static void put_tie_slack(const struct par_report *r, enum par_side side, FILE *
         (void)fprintf(out, "%s: %d ops hide their quantised input: tie slack up to %.3g %% of the bounds (%s)\n",
                       par_side_path(r, side), n, 100 * largest,
                       par_op_label(r->ops[worst].op, r->ops[worst].layer, label, sizeof label));
+}
+
+/* How sharp the measurement of each kind of op is: a bound that is too generous hides bugs as surely as one that is too
+ * tight invents them. */
+static void put_sharpness(const struct par_report *r, FILE *out) {
+    put_title(out, "how sharp it is: the candidate's residue ratios, and the smallest change that would have shown");
+    (void)fprintf(out, "%-14s %9s %9s %9s %12s\n", "op", "p50", "p99.9", "floor", "systematic");
+    for (int op = 0; op < FWD_OP_COUNT; op++) {
+        double p50 = 0, p999 = 0, floor = 0;
+        uint64_t n_systematic = 0, n_judged = 0;
+        int n_review = 0, n_rows = 0;
+        for (int i = 0; i < r->n_ops; i++) {
+            const struct par_op_row *row = par_side_row(&r->ops[i], PAR_SIDE_CAND);
+            if (r->ops[i].op != (enum fwd_op)op || row->n_judged == 0)
+                continue;
+            n_rows++;
+            n_judged += row->n_judged;
+            p50 = fmax(p50, row->ratio_p50);
+            p999 = fmax(p999, row->ratio_p999);
+            floor = fmax(floor, row->floor_p50);
+            n_systematic += row->n_systematic;
+            n_review += row->review;
+        }
+        if (n_rows == 0)
+            continue;
+        (void)fprintf(out, "%-14s %9.3g %9.3g %9.2g %12llu", fwd_op_name((enum fwd_op)op), p50, p999, floor,
+                      (unsigned long long)n_systematic);
+        if (floor == 0)
+            (void)fprintf(out, "   bit for bit");
+        if (n_review)
+            (void)fprintf(out, "   REVIEW: in %d of %d layers the bound may be too generous", n_review, n_rows);
+        (void)fputc('\n', out);
+    }
+    (void)fprintf(out,
+                  "Largest of the layers' values. floor: relative change that half of an op's elements would have\n"
+                  "shown; systematic: over the bound, and explained by adding up in the declared order\n");
 }
 
 static void put_op_kinds(const struct par_report *r, FILE *out) {
@@ -499,6 +535,7 @@ void par_report_text(const struct par_report *r, enum par_report_detail detail, 
     put_profile(r, out);
     put_guilty_ops(r, out);
     put_op_kinds(r, out);
+    put_sharpness(r, out);
     if (detail == PAR_DETAIL_FULL)
         put_all_ops(r, out);
     put_impact(r, out);

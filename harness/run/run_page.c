@@ -110,6 +110,25 @@ static const char *f64_text(const struct par_run *r) {
     return par_text_printf(r->text, " (logits at most %.3g and %.3g from f64's: reference, candidate)", ref, cand);
 }
 
+/* What no verdict covers, by name: "; not covered: ffn_up of layer 3 (the bound is larger ...) and 2 more". */
+static const char *gaps_text(const struct par_run *r) {
+    const struct par_op_row *first = NULL;
+    int n = 0;
+    for (int i = 0; i < 2 * r->n_ops; i++) {
+        const struct par_op_row *row = i < r->n_ops ? &r->ops[i].cand : &r->ops[i - r->n_ops].ref;
+        if (row->verdict != PAR_MISTRUSTED && (row->verdict != PAR_UNMEASURED || row->absent))
+            continue;
+        first = first ? first : row;
+        n++;
+    }
+    if (!first)
+        return "";
+    const char *where = first->layer < 0 ? "" : par_text_printf(r->text, " of layer %d", first->layer);
+    return par_text_printf(r->text, "; not covered: %s%s (%s: %s)%s", fwd_op_name(first->op), where,
+                           par_verdict_name(first->verdict), first->note,
+                           n > 1 ? par_text_printf(r->text, " and %d more", n - 1) : "");
+}
+
 void par_run_first_page(struct par_run *r) {
     struct par_report *p = r->report;
     p->verdict = decide(r);
@@ -170,7 +189,9 @@ void par_run_first_page(struct par_run *r) {
             : par_text_printf(r->text, "at %.0f of %d positions: %.0f certified near-ties, %.0f beyond the spread",
                               flips, p->n_logits, flips - bad, bad);
     p->scope = par_text_printf(r->text,
-                               "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d layers",
+                               "%s against %s, schedule %s, %d prompt tokens and %d decode steps, ops of all %d "
+                               "layers, the candidate's at %.3g %% of the positions%s",
                                r->o->cand->name, r->o->ref->name, par_schedule_name(r->o->schedule), r->n_prompt,
-                               r->n_ids - r->n_prompt, par_spec_config(r->spec)->n_layer);
+                               r->n_ids - r->n_prompt, par_spec_config(r->spec)->n_layer,
+                               100 * figure(r, "coverage", 0), gaps_text(r));
 }
