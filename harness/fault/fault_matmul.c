@@ -1,5 +1,5 @@
 /* harness/fault/fault_matmul.c: matrix products with wrong weights. The op's builtin makes the true product; then every
- * row that is wrong gets (broken row - true row) . x in F64, so that a fault in one row costs one row, whatever the
+ * row that is wrong is given (broken row - true row) . x in F64, so that a fault in one row costs one row, whatever the
  * format of the activations and of the weight. */
 #include "fault/fault.h"
 #include "fault/fault_math.h"
