@@ -21,11 +21,15 @@ double par_chain_steps(const struct fwd_numerics *nm, int64_t k) {
     return (double)(blocks * nm->chain_per_block + nm->chain_extra);
 }
 
+/* L of section 2. */
+static double chance_factor(void) {
+    return sqrt(2 * log(2 * PAR_BOUND_ELEMENTS / PAR_BOUND_DELTA));
+}
+
 double par_gamma(double n, double u) {
     if (!(n > 0) || !(u > 0))
         return 0;
-    double l = sqrt(2 * log(2 * PAR_BOUND_ELEMENTS / PAR_BOUND_DELTA));
-    return expm1(l * sqrt(n) * u + n * u * u / (1 - u));
+    return expm1(chance_factor() * sqrt(n) * u + n * u * u / (1 - u));
 }
 
 double par_sum_steps(const struct fwd_numerics *nm, int64_t k) {
@@ -66,8 +70,11 @@ struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mo
     b.sure = par_growth_is_sure(mode, b.n, b.u);
     /* What the errors of earlier steps add to later ones is of second order: 1 / (1 - n u). */
     double later = b.n * b.u < 0.5 ? 1 / (1 - b.n * b.u) : HUGE_VAL;
-    b.path = b.u * later;
-    b.term = (nm->term_roundings + (nm->fma ? 0 : 1)) * b.u * later + own;
+    double l = chance_factor(), n_additions = 2.0 * (double)n_terms; /* with those that join segments: at most */
+    b.path = (b.u + 0x1p-53) * later;
+    b.sure_root = mode == PAR_BOUND_WORST || n_additions <= l * l;
+    b.root = (b.sure_root ? sqrt(n_additions) : l) * b.path;
+    b.term = (nm->term_roundings + (nm->fma ? 0 : 1)) * b.u * later + 3 * 0x1p-53;
     b.limit = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MAX : HUGE_VAL;
     double smallest = nm->ftz ? (double)FLT_MIN : 0x1p-149;
     b.tiny = nm->store == FWD_F64 ? 0x1p-1000 : (b.n + nm->final_roundings + 1) * smallest;

@@ -34,12 +34,12 @@ struct par_bound {
     double final; /* times |exact|: the final roundings, and the store */
     double tiny;  /* added: underflow in the chain and in the store */
     /* For a sum that the spec makes in the candidate's own order: an addition rounds by at most u of what it gives, so
-     * the magnitudes of all the partial sums bound the chain better than n times sum|t| does. Nothing is left to
-     * chance.
-     */
-    double path, term; /* times the partial sums' magnitudes, times sum|t|: the terms' own roundings, the spec's F64 */
-    bool sure;         /* g is the worst case */
-    double limit;      /* a sum|t| from here on may overflow on its way, whatever it comes to: no bound */
+     * the exact partial sums bound the chain better than n times sum|t| does. Times the sum of their magnitudes, where
+     * nothing is left to chance; times the root of the sum of their squares, L of section 2 (or less, where the chain
+     * is short) being in it; and times sum|t|: the terms' own roundings. The spec's F64 is in all of them. */
+    double path, root, term;
+    bool sure, sure_root; /* g, root leave nothing to chance */
+    double limit;         /* a sum|t| from here on may overflow on its way, whatever it comes to: no bound */
 };
 /* k: length of the sum (n comes from it); n_terms: terms that the spec itself adds in F64. */
 struct par_bound par_bound_make(const struct fwd_numerics *nm, enum par_bound_mode mode, int64_t k, int64_t n_terms);
@@ -49,12 +49,13 @@ static inline double par_bound_at(const struct par_bound *b, double sum_abs, dou
         return __builtin_huge_val();
     return b->g * sum_abs + b->final * magnitude + b->tiny;
 }
-/* path: |s_1| + .. + |s_n|, s_k the exact sum of the first k terms in the declared order. */
-static inline double par_bound_on_path(const struct par_bound *b, double path, double sum_abs, double exact) {
+/* chain: b->path * (|s_1| + .. + |s_n|) or b->root * sqrt(s_1^2 + .. + s_n^2), s_k what the k-th addition gives in the
+ * declared order, exactly. */
+static inline double par_bound_in_order(const struct par_bound *b, double chain, double sum_abs, double exact) {
     double magnitude = exact < 0 ? -exact : exact;
     if (!(sum_abs < b->limit))
         return __builtin_huge_val();
-    return b->path * path + b->term * sum_abs + b->final * magnitude + b->tiny;
+    return chain + b->term * sum_abs + b->final * magnitude + b->tiny;
 }
 /* Rule 1 of section 2.1, terms swallowed whole by a large sum: what one term adds to the bound when sum|t| = a. The sum
  * over the terms is cut at n * u * a by the caller. */

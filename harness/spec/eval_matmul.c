@@ -3,6 +3,7 @@
  * of the decoded weight. Rows of the matrix are split over the threads, SPEC_DOT_ROWS at a time. */
 #include "spec/eval.h"
 #include "spec/look_matmul.h"
+#include "spec/second_look.h"
 #include "spec/spec_decode.h"
 #include "spec/spec_dot.h"
 #include "spec/spec_quant.h"
@@ -38,7 +39,7 @@ struct row_group {
     int16_t *code, *min;
     double *d, *dmin;
     double *sum, *sum_abs, *path;
-    double *decoded; /* [SPEC_DOT_ROWS][n_cols]: float activations only */
+    double *decoded; /* float activations only: [SPEC_DOT_ROWS][n_cols], or in_order [n_cols][SPEC_DOT_ROWS] */
     float *row;      /* [n_cols]: one of them as it is decoded */
 };
 
@@ -128,13 +129,18 @@ static void block_terms(const struct matmul_task *t, const struct row_group *g, 
     *min_term = t->has_min ? g->dmin[w] * t->scale[x] * min_dot : 0;
 }
 
+/* Value k of row r of a group of float rows. */
+static double *decoded_at(const struct matmul_task *t, const struct row_group *g, int r, int64_t k) {
+    return &g->decoded[t->in_order ? k * SPEC_DOT_ROWS + r : r * t->w->n_cols + k];
+}
+
 /* Section 2.1, rule 1, for one element: a second pass over its terms, so it is only taken where it could matter. */
 static double swallowed_terms(const struct matmul_task *t, const struct row_group *g, int p, int r, double a) {
     int64_t k = t->w->n_cols;
     double d = 0, u = t->bound.u;
     if (t->block == 1) {
         for (int64_t i = 0; i < k; i++)
-            d += par_swallowed(u, a, g->decoded[r * k + i] * t->x[p * k + i]);
+            d += par_swallowed(u, a, *decoded_at(t, g, r, i) * t->x[p * k + i]);
         return fmin(d, t->bound.n * u * a);
     }
     for (int64_t b = 0; b < t->n_blocks; b++) {
@@ -152,7 +158,7 @@ static double tie_slack(const struct matmul_task *t, const struct row_group *g, 
         int64_t k = t->ties.tie[i].k;
         double weight;
         if (t->block == 1) {
-            weight = g->decoded[r * t->w->n_cols + k];
+            weight = *decoded_at(t, g, r, k);
         } else {
             int64_t at = k / t->block * SPEC_DOT_ROWS + r, in_block = k % t->block;
             weight = g->d[at] * g->code[at * t->block + in_block];
@@ -164,18 +170,26 @@ static double tie_slack(const struct matmul_task *t, const struct row_group *g, 
     return slack;
 }
 
+/* The sum of one row at one position. */
+struct made_sum {
+    double sum, sum_abs;
+    double chain; /* as in par_bound_in_order, if the order is the candidate's */
+};
+
 static void judge_one(const struct matmul_task *t, struct eval_tally *tally, const struct row_group *g, int64_t row,
-                      int p, double sum, double sum_abs, int r) {
+                      int p, int r, struct made_sum made) {
     const struct par_eval *e = t->ev->e;
     int pos = e->pos0 + t->ev->pos[p];
-    double bias = t->bias ? (double)t->bias[row] : 0.0, exact = sum + bias;
+    double bias = t->bias ? (double)t->bias[row] : 0.0, sum_abs = made.sum_abs, exact = made.sum + bias;
     double got = par_load_one(e->out->dtype, par_view_row(e->out, pos), row);
     double bound = par_bound_at(&t->bound, sum_abs, exact);
     bool sure = t->bound.sure;
     if (t->in_order) {
-        double on_path = par_bound_on_path(&t->bound, g->path[p * SPEC_DOT_ROWS + r], sum_abs, exact);
-        sure = sure || on_path < bound;
-        bound = fmin(bound, on_path);
+        double in_order = par_bound_in_order(&t->bound, made.chain, sum_abs, exact);
+        if (in_order < bound) {
+            bound = in_order;
+            sure = t->block > 1 || t->bound.sure_root;
+        }
     }
     if (t->ties.first) {
         double slack = tie_slack(t, g, p, r);
@@ -205,6 +219,10 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
     par_eval_element(tally, e->out->dtype, pos, row, exact, got, bound);
 }
 
+static struct made_sum block_sum(const struct matmul_task *t, const struct row_group *g, int at) {
+    return (struct made_sum){g->sum[at], g->sum_abs[at], t->bound.path * g->path[at]};
+}
+
 static void quantised_rows(void *ctx, int thread, int n_threads) {
     struct matmul_task *t = ctx;
     struct row_group g = {0};
@@ -217,8 +235,7 @@ static void quantised_rows(void *ctx, int thread, int n_threads) {
         sum_group(t, &g);
         for (int p = 0; p < t->ev->n_pos; p++)
             for (int r = 0; r < SPEC_DOT_ROWS && row + r < end; r++)
-                judge_one(t, &t->ev->tally[thread], &g, row + r, p, g.sum[p * SPEC_DOT_ROWS + r],
-                          g.sum_abs[p * SPEC_DOT_ROWS + r], r);
+                judge_one(t, &t->ev->tally[thread], &g, row + r, p, r, block_sum(t, &g, p * SPEC_DOT_ROWS + r));
     }
 }
 
@@ -275,6 +292,24 @@ static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *e
 
 /* ---- float activations ---------------------------------------------------------------------------------------------
  */
+/* The group's rows at positions p, p + 1, ...; past the last one anything. */
+static void sum_floats(const struct matmul_task *t, const struct row_group *g, int p,
+                       struct made_sum made[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS]) {
+    int64_t k = t->w->n_cols, segment = t->ev->e->numerics->segment;
+    double sum[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS], sum_abs[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS];
+    double squares[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS] = {{0}};
+    const double *x[SPEC_DOT_POSITIONS];
+    for (int i = 0; i < SPEC_DOT_POSITIONS; i++)
+        x[i] = t->x + (p + i < t->ev->n_pos ? p + i : p) * k;
+    if (t->in_order)
+        t->dots.f64_ordered(g->decoded, x, k, segment > 0 ? segment : k, sum[0], sum_abs[0], squares[0]);
+    for (int i = 0; i < SPEC_DOT_POSITIONS && !t->in_order; i++)
+        t->dots.f64(g->decoded, k, x[i], k, sum[i], sum_abs[i]);
+    for (int i = 0; i < SPEC_DOT_POSITIONS; i++)
+        for (int r = 0; r < SPEC_DOT_ROWS; r++)
+            made[i][r] = (struct made_sum){sum[i][r], sum_abs[i][r], t->bound.root * sqrt(squares[i][r])};
+}
+
 static void float_rows(void *ctx, int thread, int n_threads) {
     struct matmul_task *t = ctx;
     struct row_group g = {0};
@@ -283,17 +318,18 @@ static void float_rows(void *ctx, int thread, int n_threads) {
     fwd_range_split(t->w->n_rows, SPEC_DOT_ROWS, thread, n_threads, &begin, &end);
     for (int64_t row = begin; row < end; row += SPEC_DOT_ROWS) {
         int n_rows = end - row < SPEC_DOT_ROWS ? (int)(end - row) : SPEC_DOT_ROWS;
-        memset(g.decoded + n_rows * k, 0, (size_t)((SPEC_DOT_ROWS - n_rows) * k) * sizeof *g.decoded);
+        memset(g.decoded, 0, (size_t)(SPEC_DOT_ROWS * k) * sizeof *g.decoded);
         for (int r = 0; r < n_rows; r++) {
             par_decode_row(t->w->type, t->w->data + (row + r) * t->w->row_bytes, g.row, k);
             for (int64_t i = 0; i < k; i++)
-                g.decoded[r * k + i] = (double)g.row[i];
+                *decoded_at(t, &g, r, i) = (double)g.row[i];
         }
-        for (int p = 0; p < t->ev->n_pos; p++) {
-            double sum[SPEC_DOT_ROWS], sum_abs[SPEC_DOT_ROWS];
-            t->dots.f64(g.decoded, k, t->x + p * k, k, sum, sum_abs);
-            for (int r = 0; r < n_rows; r++)
-                judge_one(t, &t->ev->tally[thread], &g, row + r, p, sum[r], sum_abs[r], r);
+        for (int p = 0; p < t->ev->n_pos; p += SPEC_DOT_POSITIONS) {
+            struct made_sum made[SPEC_DOT_POSITIONS][SPEC_DOT_ROWS];
+            sum_floats(t, &g, p, made);
+            for (int i = 0; i < SPEC_DOT_POSITIONS && p + i < t->ev->n_pos; i++)
+                for (int r = 0; r < n_rows; r++)
+                    judge_one(t, &t->ev->tally[thread], &g, row + r, p + i, r, made[i][r]);
         }
     }
 }
@@ -352,15 +388,24 @@ static enum fwd_status check_input(struct matmul_task *t, struct fwd_error *err)
         FWD_FAIL_IF(!par_view_row(in, e->pos0 + t->ev->pos[p]), FWD_EINPUT, err, "%s: no %s for position %d", op,
                     fwd_op_name(in->op), e->pos0 + t->ev->pos[p]);
     if (e->numerics->dequantised)
-        return FWD_OK;
+        return FWD_OK; /* products of floats after all */
     FWD_FAIL_IF(block != weight_block, FWD_EUNSUPPORTED, err, "%s: %s weights with %s activations have no evaluator",
                 op, fwd_type_name(t->w->type), fwd_dtype_name(t->act));
     t->block = block;
     t->n_blocks = t->w->n_cols / block;
     t->has_min = par_decode_has_min(t->w->type);
-    t->in_order = e->numerics->lanes == 1 && e->numerics->segment == 0 && e->numerics->chain_block == block &&
-                  e->numerics->chain_per_block == (t->has_min ? 2 : 1);
     return FWD_OK;
+}
+
+/* Whether the sums here are made in the order that is declared, and the declared chain is as long as that makes it. */
+static bool adds_in_order(const struct matmul_task *t) {
+    const struct fwd_numerics *nm = t->ev->e->numerics;
+    struct par_order order = {nm->lanes, nm->segment};
+    if (nm->lanes != 1)
+        return false;
+    if (t->block > 1)
+        return nm->segment == 0 && nm->chain_block == t->block && nm->chain_per_block == (t->has_min ? 2 : 1);
+    return par_order_steps(order, t->w->n_cols) <= par_chain_steps(nm, t->w->n_cols);
 }
 
 static enum fwd_status run_matmul(struct matmul_task *t, struct fwd_error *err) {
@@ -381,6 +426,7 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     const struct spec_weight *bias = par_spec_bias(ev->m, e->op, e->layer);
     FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
     FWD_TRY(check_input(&t, err));
+    t.in_order = adds_in_order(&t);
     int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
     t.bound = par_bound_make(e->numerics, e->bound, t.w->n_cols, n_terms);
     t.dots = par_spec_dots(e->caps);

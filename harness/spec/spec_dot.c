@@ -89,6 +89,35 @@ INLINE void f64_dots(const double *w, int64_t ld, const double *x, int64_t n, do
         f64_pair(w + r * ld, ld, x, n, sum + r, sum_abs + r);
 }
 
+_Static_assert(SPEC_DOT_ROWS == sizeof(lanes) / sizeof(double), "a row of w a lane");
+
+INLINE void f64_ordered(const double *restrict w, const double *const x[SPEC_DOT_POSITIONS], int64_t n, int64_t segment,
+                        double *restrict sum, double *restrict sum_abs, double *restrict squares) {
+    lanes total[SPEC_DOT_POSITIONS] = {{0}}, a[SPEC_DOT_POSITIONS] = {{0}}, q[SPEC_DOT_POSITIONS] = {{0}};
+    for (int64_t from = 0; from < n; from += segment) {
+        int64_t to = n - from < segment ? n : from + segment;
+        lanes s[SPEC_DOT_POSITIONS] = {{0}};
+        for (int64_t k = from; k < to; k++) {
+            lanes wv;
+            memcpy(&wv, w + k * SPEC_DOT_ROWS, sizeof wv);
+            for (int p = 0; p < SPEC_DOT_POSITIONS; p++) {
+                lanes t = wv * x[p][k];
+                s[p] += t;
+                a[p] += (lanes)((lane_bits)t & INT64_MAX);
+                q[p] += s[p] * s[p];
+            }
+        }
+        for (int p = 0; p < SPEC_DOT_POSITIONS; p++) {
+            total[p] += s[p];
+            if (from > 0)
+                q[p] += total[p] * total[p];
+        }
+    }
+    memcpy(sum, total, sizeof total);
+    memcpy(sum_abs, a, sizeof a);
+    memcpy(squares, q, sizeof q);
+}
+
 /* One instantiation of the loops for a target. */
 #define DOTS(suffix, attribute)                                                                                        \
     attribute static void block256_##suffix(const struct spec_tile *t) {                                               \
@@ -107,8 +136,12 @@ INLINE void f64_dots(const double *w, int64_t ld, const double *x, int64_t n, do
                                        double *sum_abs) {                                                              \
         f64_dots(w, ld, x, n, sum, sum_abs);                                                                           \
     }                                                                                                                  \
-    static const struct spec_dots dots_##suffix = {block256_##suffix, block256_min_##suffix, block32_##suffix,         \
-                                                   block32_min_##suffix, f64_##suffix};
+    attribute static void f64_ordered_##suffix(const double *w, const double *const x[SPEC_DOT_POSITIONS], int64_t n,  \
+                                               int64_t segment, double *sum, double *sum_abs, double *squares) {       \
+        f64_ordered(w, x, n, segment, sum, sum_abs, squares);                                                          \
+    }                                                                                                                  \
+    static const struct spec_dots dots_##suffix = {block256_##suffix,    block256_min_##suffix, block32_##suffix,      \
+                                                   block32_min_##suffix, f64_##suffix,          f64_ordered_##suffix};
 
 DOTS(plain, )
 #if defined(__x86_64__)

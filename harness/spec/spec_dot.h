@@ -30,9 +30,16 @@ typedef void spec_tile_fn(const struct spec_tile *t);
  * SPEC_DOT_ROWS; n: any. */
 typedef void spec_f64_dots_fn(const double *w, int64_t ld, const double *x, int64_t n, double *sum, double *sum_abs);
 
+/* Rows w[k * SPEC_DOT_ROWS + r] and SPEC_DOT_POSITIONS positions x[p], in one chain each in the order of k, every
+ * `segment` values joined to the sum so far and begun again: sum and sum_abs as above and squares, the sum of the
+ * squares of what every addition gives; [position][row]. */
+typedef void spec_f64_ordered_fn(const double *w, const double *const x[SPEC_DOT_POSITIONS], int64_t n, int64_t segment,
+                                 double *sum, double *sum_abs, double *squares);
+
 struct spec_dots {
     spec_tile_fn *block256, *block256_min, *block32, *block32_min; /* by values in a block; _min: dmin is read */
     spec_f64_dots_fn *f64;
+    spec_f64_ordered_fn *f64_ordered;
 };
 /* The fastest set that this machine has among caps, which are as in struct par_eval. */
 struct spec_dots par_spec_dots(unsigned caps);

@@ -509,8 +509,7 @@ static void ten_times(enum fwd_op op, struct fwd_numerics *n) {
         n->exp_ulp = 10 * n->exp_ulp + 20;
     if (n->sincos_ulp > 0)
         n->sincos_ulp = 10 * n->sincos_ulp + 15;
-    if (op == FWD_OP_KQV_OUT)
-        n->key_lanes = 0;
+    n->lanes = n->key_lanes = 0; /* of a declared order the chain is known, whatever else is said of it */
     if (n->store == FWD_F32 && (op == FWD_OP_QCUR_ROPE || op == FWD_OP_KCUR_ROPE || op == FWD_OP_FFN_SWIGLU))
         n->accumulator = FWD_ACC_F32;
     if (op == FWD_OP_FFN_INP || op == FWD_OP_L_OUT)
@@ -529,7 +528,7 @@ static const struct floor_row {
     {"q4k-cpu", "attention", 0.098},
     {"q4k-cpu", "swiglu", 0.23},
     {"q4k-cpu", "sum", 0.25},
-    {"q4k-cpu", "product of floats", 0.0059},
+    {"q4k-cpu", "product of floats", 0.086},
     {"q4k-cpu", "Q4_0", 0.2},
     {"q4k-cpu", "Q4_1", 0.15},
     {"q4k-cpu", "Q5_0", 0.2},
@@ -545,9 +544,9 @@ static const struct floor_row {
     {"f32", "attention", 0.48},
     {"f32", "swiglu", 0.48},
     {"f32", "sum", 0.25},
-    {"f32", "product of floats", 0.0061},
+    {"f32", "product of floats", 0.082},
     {"f64", "attention", 0.049},
-    {"f64", "product of floats", 0.0024},
+    {"f64", "product of floats", 0.027},
 };
 enum { N_FLOORS = sizeof floors / sizeof *floors };
 

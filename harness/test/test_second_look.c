@@ -339,6 +339,42 @@ START_TEST(partial_sums) {
 }
 END_TEST
 
+START_TEST(partial_sums_of_floats) {
+    /* Terms 1, -1, 1, -1, ...: of 1000 partial sums every other one is 1. By chance sqrt(500) L u, in the worst case
+     * sqrt(2000 * 500) u: 1000 additions and at most as many that join segments. */
+    enum { K = 1000, N = 5, POS = 3 };
+    static float weight[N * K], in_rows[POS * K], out_rows[POS * N];
+    double l = par_gamma(100, U) / (10 * U);
+    for (int i = 0; i < N * K; i++)
+        weight[i] = i % 2 ? -1.25f : 1.25f;
+    for (int i = 0; i < POS * K; i++)
+        in_rows[i] = 1;
+    reset();
+    numerics.fma = true;
+    layer.up = weight_of(FWD_TYPE_F32, weight, N, K);
+    struct fwd_view in = view_of(FWD_OP_FFN_NORM, FWD_F32, in_rows, K, 0, POS);
+    struct fwd_view out = view_of(FWD_OP_FFN_UP, FWD_F32, out_rows, N, 0, POS);
+    judge(&out, &in, NULL, NULL);
+    expect(PAR_HELD, 0, 0);
+    ck_assert_uint_eq(row.n_judged, N * POS);
+    ck_assert_msg(fabs(row.worst.bound / (l * sqrt(500) * 1.25 * U) - 1) < 1e-3, "%g u", row.worst.bound / U);
+    mode = PAR_BOUND_WORST;
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(fabs(row.worst.bound / (sqrt(2000.0 * 500) * 1.25 * U) - 1) < 1e-3, "%g u", row.worst.bound / U);
+    /* In segments of 5 each adds up to 1 or -1 in turn: 3 of 5 partial sums and every other total are 1. */
+    mode = PAR_BOUND_LIKELY;
+    numerics.segment = numerics.chain_block = 5;
+    numerics.chain_extra = 5;
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(fabs(row.worst.bound / (l * sqrt(600 + 99) * 1.25 * U) - 1) < 2e-3, "%g u", row.worst.bound / U);
+    /* A chain that is shorter than its order makes it: the order is not believed. */
+    numerics.chain_extra = 0;
+    numerics.chain_block = 500;
+    judge(&out, &in, NULL, NULL);
+    ck_assert_msg(fabs(row.worst.bound / (2 * U * 1250) - 1) < 1e-3, "two steps: %g u", row.worst.bound / U);
+}
+END_TEST
+
 START_TEST(one_in_many) {
     /* One systematic element among more than 10^5: counted, and the op is HELD. */
     enum { K = 8192, N = 420, POS = 240, AT = 17, WHEN = 60 };
@@ -539,6 +575,7 @@ int main(void) {
     tcase_add_test(t, product_of_floats);
     tcase_add_test(t, product_of_blocks);
     tcase_add_test(t, partial_sums);
+    tcase_add_test(t, partial_sums_of_floats);
     tcase_add_test(t, one_in_many);
     tcase_add_test(t, equal_keys);
     tcase_add_test(t, orders);
