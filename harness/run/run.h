@@ -11,8 +11,8 @@
 
 #include <limits.h>
 
-/* Which positions of a side are judged: the prompt's last and every N-th before and after it. By default a candidate is
- * judged at all; a reference at every 24th, with PAR_FULL at all. */
+/* Which positions of a side are judged: the prompt's last, every N-th before and after it, and both ends. By default a
+ * candidate is judged at all; a reference at every 24th, with PAR_FULL at all. */
 enum par_judge_every { PAR_JUDGE_ALL = 1, PAR_JUDGE_REF = 24, PAR_JUDGE_LAST = INT_MAX };
 
 enum par_depth { PAR_QUICK, PAR_DEFAULT, PAR_FULL };

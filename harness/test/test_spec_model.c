@@ -282,6 +282,38 @@ START_TEST(nothing_of_an_older_run) {
 }
 END_TEST
 
+START_TEST(positions_of_a_sample) {
+    /* Every 4th position with 1 among them: 1 and 5; and 0 and 6 whatever the step. One element wrong at 6, one at 3.
+     */
+    const struct spec_file f = {.arch = "llama"};
+    struct par_judge_options options = {
+        .numerics = declare, .sample_every = 4, .sample_at = 1, .judge_also = true, .also = {0, 6}};
+    struct fwd_error err = {.message = ""};
+    struct par_judge *j;
+    struct opened o;
+    int32_t ids[7] = {0};
+    float ones[7 * EMBD], zeros[7 * EMBD] = {0};
+    for (int i = 0; i < 7 * EMBD; i++)
+        ones[i] = i == 3 * EMBD || i == 6 * EMBD ? 2 : 1;
+    open_good(&o, &f);
+    ck_assert_msg(par_judge_open(&j, o.m, &options, &err) == FWD_OK, "%s", err.message);
+    ck_assert_int_eq(par_judge_tokens(j, ids, 7, &err), FWD_OK);
+    tap(j, FWD_OP_INP_EMBD, ones, EMBD, 0, 7);
+    const struct par_op_row *row = row_of(j, FWD_OP_INP_EMBD); /* the table is all ones */
+    ck_assert_msg(row->n_judged == 4 * EMBD && row->n_over == 1 && row->worst.pos == 6, "%llu judged, %llu over at %d",
+                  (unsigned long long)row->n_judged, (unsigned long long)row->n_over, row->worst.pos);
+    tap(j, FWD_OP_ATTN_OUT, zeros, EMBD, 0, 7);
+    tap(j, FWD_OP_FFN_INP, ones, EMBD, 0, 7);
+    int n_positions;
+    uint64_t n_elements;
+    ck_assert_uint_eq(row_of(j, FWD_OP_FFN_INP)->n_judged, 4 * EMBD);
+    par_judge_coverage(j, &n_positions, &n_elements);
+    ck_assert_int_eq(n_positions, 4);
+    par_judge_close(j);
+    close_file(&o);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("spec, model");
     TCase *t = tcase_create("model");
@@ -291,6 +323,7 @@ int main(void) {
     tcase_add_test(t, tensors_by_name);
     tcase_add_test(t, refused);
     tcase_add_test(t, nothing_of_an_older_run);
+    tcase_add_test(t, positions_of_a_sample);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_set_fork_status(runner, CK_FORK);
