@@ -110,6 +110,22 @@ void *par_sig_alloc(const struct sig_case *c, size_t n, size_t size) {
     return p;
 }
 
+static int by_slot(const void *a, const void *b) {
+    const struct sig_element *x = a, *y = b;
+    if (x->slot != y->slot)
+        return x->slot < y->slot ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+struct sig_element *par_sig_sorted(const struct sig_case *c) {
+    struct sig_element *e = par_sig_alloc(c, (size_t)c->n_list, sizeof *e);
+    if (!e)
+        return NULL;
+    memcpy(e, c->list, (size_t)c->n_list * sizeof *e);
+    qsort(e, (size_t)c->n_list, sizeof *e, by_slot);
+    return e;
+}
+
 bool par_sig_input(const struct sig_case *c, int slot, int in, double *dst, int64_t n) {
     const struct fwd_view *v = c->calls[c->slots[slot].call].e.in[in];
     const uint8_t *row = v ? par_view_row(v, c->slots[slot].pos) : NULL;
@@ -264,26 +280,39 @@ static int64_t count_fits(const struct check *k, struct sig_fit *fit) {
     return fits + (marginal <= k->n / 1000 ? marginal : 0);
 }
 
-/* Whether the variant gives the output's own value at every clean element of the accused positions too. */
-static bool fits_clean(struct sig_case *c, const struct signature *s, const struct sig_variant *v) {
-    int64_t width = par_sig_width(c), n = 0, most = 1 << 16;
+/* Clean elements of the accused positions (with heads: of their accused heads), at most `most` of them. */
+static int64_t list_clean(const struct sig_case *c, bool heads, struct sig_element *list, int64_t most) {
+    int64_t width = par_sig_width(c), unit = heads ? c->config->head_dim : width, n = 0;
+    for (int slot = 0; slot < c->n_slots; slot++) {
+        const struct sig_call *call = &c->calls[c->slots[slot].call];
+        int64_t base = (c->slots[slot].pos - call->x.pos0) * width;
+        for (int64_t first = 0; first < width; first += unit) {
+            bool any = false;
+            for (int64_t r = first; !any && r < first + unit && r < width; r++)
+                any = accused_at(c, c->slots[slot].call, base + r);
+            for (int64_t r = first; any && r < first + unit && r < width && n < most; r++)
+                if (!accused_at(c, c->slots[slot].call, base + r))
+                    list[n++] = (struct sig_element){slot, r, call->x.got[base + r], call->x.expected[base + r],
+                                                     call->x.bound[base + r]};
+        }
+    }
+    return n;
+}
+
+/* Whether the variant gives the output's own value at every clean element of the accused positions, or heads, too. */
+static bool fits_clean(struct sig_case *c, const struct signature *s, const struct sig_variant *v, bool heads) {
+    int64_t most = 1 << 16;
     if (SIG_OP(c->item->op) & SIG_MATMULS)
         return false;
     struct sig_element *list = fwd_alloc((size_t)most, sizeof *list);
     double *out = fwd_alloc((size_t)most, 3 * sizeof *out);
-    for (int slot = 0; list && slot < c->n_slots; slot++) {
-        const struct sig_call *call = &c->calls[c->slots[slot].call];
-        int64_t base = (c->slots[slot].pos - call->x.pos0) * width;
-        for (int64_t r = 0; r < width && n < most; r++)
-            if (!accused_at(c, c->slots[slot].call, base + r))
-                list[n++] = (struct sig_element){slot, r, call->x.got[base + r], call->x.expected[base + r], 0};
-    }
     bool all = list && out;
     if (all) {
+        int64_t n = list_clean(c, heads, list, most);
         struct check k = {c, s, v, list, n, out, out + most, out + 2 * most};
         run_check(&k, c->pool);
         for (int64_t i = 0; all && i < n; i++)
-            all = agrees(list[i].got, out[i], out[most + i]);
+            all = agrees(list[i].got, out[i], heads ? out[most + i] + list[i].bound : out[most + i]);
     }
     fwd_free(list);
     fwd_free(out);
@@ -349,7 +378,9 @@ static bool try_variant(struct search *q, const struct sig_variant *v, int n_var
     *fit = (struct sig_fit){.n_variants = n_variants};
     check_all(q, v, fit);
     if (fit->share == 1 && !enough(fit))
-        fit->whole = fits_clean(q->c, q->s, v);
+        fit->whole = fits_clean(q->c, q->s, v, false);
+    if (enough(fit) && q->s->flags & SIG_WHOLE_HEADS && !fits_clean(q->c, q->s, v, true))
+        return false;
     (void)snprintf(fit->text, sizeof fit->text, "%s", v->text);
     bool fitted_only = q->s->flags & SIG_IS_FREE && fit->share < 1; /* a number fitted to one element says nothing */
     if (fit->share > q->best.share && !fitted_only)
@@ -382,13 +413,6 @@ static int64_t unit_end(const struct search *q, const struct sig_element *e, int
     while (i < n && unit_of(q, &e[i]) == unit)
         i++;
     return i;
-}
-
-static int by_slot(const void *a, const void *b) {
-    const struct sig_element *x = a, *y = b;
-    if (x->slot != y->slot)
-        return x->slot < y->slot ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
 }
 
 static void try_units(struct search *q) {
@@ -553,6 +577,38 @@ static enum fwd_status explain_case(struct sig_case *c, struct par_diagnosis *ou
     return st;
 }
 
+static const struct par_signature_info *info_of(const char *name) {
+    const struct par_signature_info *info;
+    for (int i = 0; (info = par_signature_info(i)) != NULL; i++)
+        if (!strcmp(info->name, name))
+            return info;
+    return NULL;
+}
+
+/* A product without its bias, whose reader has it all the same, is right: the tap was taken too early. */
+static enum fwd_status ask_reader(const struct par_explain_context *context, const struct par_evidence *item,
+                                  struct par_diagnosis *out, struct fwd_error *err) {
+    static const enum fwd_op ops[][2] = {
+        {FWD_OP_QCUR, FWD_OP_QCUR_ROPE}, {FWD_OP_KCUR, FWD_OP_KCUR_ROPE}, {FWD_OP_VCUR, FWD_OP_V_CACHE}};
+    if (!context->evidence || !out->signature || strcmp(out->signature->name, "bias-missing") != 0)
+        return FWD_OK;
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        const struct par_evidence *reader = par_evidence_find(context->evidence, ops[i][1], item->layer);
+        if (ops[i][0] != item->op || !reader)
+            continue;
+        struct par_explain_context alone = *context;
+        struct par_diagnosis what;
+        alone.evidence = NULL;
+        FWD_TRY(par_explain(&alone, reader, &what, err));
+        if (!what.signature || strcmp(what.signature->name, "tap-pre-bias") != 0)
+            continue;
+        out->signature = info_of("tap-pre-bias");
+        (void)snprintf(out->text, sizeof out->text, "the tap is taken before the bias is added: %s has it",
+                       fwd_op_name(reader->op));
+    }
+    return FWD_OK;
+}
+
 enum fwd_status par_explain(const struct par_explain_context *context, const struct par_evidence *item,
                             struct par_diagnosis *out, struct fwd_error *err) {
     int no_memory = 0;
@@ -570,6 +626,8 @@ enum fwd_status par_explain(const struct par_explain_context *context, const str
     struct fwd_error why = {0};
     enum fwd_status st = explain_case(&c, out, &why);
     free_case(&c);
+    if (st == FWD_OK)
+        st = ask_reader(context, item, out, &why);
     /* Evidence that the spec cannot evaluate is a fact about the op, not a failure. */
     if (st == FWD_EINPUT || st == FWD_ESHAPE || st == FWD_EUNSUPPORTED) {
         (void)snprintf(out->text, sizeof out->text, "unexplained: %.200s", why.message);

@@ -31,6 +31,7 @@ struct par_explain_context {
     struct fwd_pool *pool;
     const int32_t *tokens; /* that the path was given */
     int n_tokens, n_prompt;
+    const struct par_evidence_set *evidence; /* of the other accused ops of the pass, or NULL */
 };
 /* Tries every signature that applies to item->op. With the same outcome the simpler (earlier) row wins. */
 enum fwd_status par_explain(const struct par_explain_context *context, const struct par_evidence *item,

@@ -97,12 +97,21 @@ enum sig_act_kind {
     SIG_ACT_REQUANT,     /* quantised again from the float tap by rule a (enum sig_quant_rule) */
     SIG_ACT_ZIP          /* neighbours where the weight's format has halves */
 };
+/* Scales and minima with fewer bits. */
+enum sig_narrow {
+    SIG_NARROW_NOT = 0,
+    SIG_NARROW_F16,    /* of each sub-block, d times its integer, to F16 */
+    SIG_NARROW_BF16,   /* to BF16 */
+    SIG_NARROW_D_BF16, /* d and dmin to BF16 */
+    SIG_NARROW_KINDS
+};
 struct sig_product {
     const struct spec_weight *w;
     uint32_t type;
     int64_t row_bytes, first; /* bytes a row, and before row 0 */
     enum sig_block_kind kind;
-    bool finite;              /* a scale that is no number counts as 0 */
+    int finite; /* a scale that is no number counts as 0: 1: by itself, 2: with all of its block */
+    enum sig_narrow narrow;
     int64_t a, b, only_block; /* of kind; only_block -1: all blocks */
     enum sig_row_map map;
     int64_t map_a, head_rows, n_heads;
@@ -152,10 +161,11 @@ struct sig_fit {
 typedef void sig_solve_fn(const struct sig_case *c, struct sig_fit *fit);
 
 enum {
-    SIG_COSTLY = 1,   /* a value is expensive: fewer elements are checked */
-    SIG_PER_SLOT = 2, /* each position may have a variant of its own */
-    SIG_PER_HEAD = 4, /* each head of each position may */
-    SIG_IS_FREE = 8   /* a fitted real number: its first element does not count as evidence */
+    SIG_COSTLY = 1,       /* a value is expensive: fewer elements are checked */
+    SIG_PER_SLOT = 2,     /* each position may have a variant of its own */
+    SIG_PER_HEAD = 4,     /* each head of each position may */
+    SIG_WHOLE_HEADS = 16, /* accused heads must be explained whole: their clean elements too */
+    SIG_IS_FREE = 8       /* a fitted real number: its first element does not count as evidence */
 };
 #define SIG_OP(op) (1u << (op))
 #define SIG_MATMULS                                                                                                    \
@@ -203,6 +213,8 @@ void par_sig_add(const struct sig_case *c, struct sig_fit *fit, const struct sig
 double par_sig_expected(const struct sig_case *c, int call, int pos, int64_t row);
 double par_sig_got(const struct sig_case *c, int call, int pos, int64_t row);
 double par_sig_bound(const struct sig_case *c, int call, int pos, int64_t row);
+/* A copy of the list sorted by (slot, row), to be freed; NULL: no memory, which is noted. */
+struct sig_element *par_sig_sorted(const struct sig_case *c);
 /* fwd_alloc that notes a failure in the case. */
 void *par_sig_alloc(const struct sig_case *c, size_t n, size_t size);
 /* Input row `in` of a slot as doubles into dst (n values); false: it is not there. */
@@ -210,6 +222,10 @@ bool par_sig_input(const struct sig_case *c, int slot, int in, double *dst, int6
 static inline int par_sig_pos(const struct sig_case *c, const struct sig_element *e) {
     return c->slots[e->slot].pos;
 }
+
+/* x rounded to the nearest even BF16, or to F16. */
+double par_sig_bf16(double x);
+double par_sig_f16(double x);
 
 /* ---- matrix products (sig_matmul.c) -------------------------------------------------------------------------------
  */

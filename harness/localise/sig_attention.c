@@ -24,7 +24,8 @@ enum kind {
     HEAD_TAIL,  /* scores over the first a dimensions */
     SCORES_F16, /* scores beyond the range of F16: a = 0 infinite, 1 cut; before (c = 0) or after the scale */
     NO_SOFTMAX, /* a = 0: weights exp(s) not divided by their sum; 1: scores themselves */
-    SOFTCAP     /* scores f tanh(s / f) */
+    SOFTCAP,    /* scores f tanh(s / f) */
+    VALUES_F16  /* weighted values added up in F16, then divided; a = 1: the sum of the weights is F16 too */
 };
 enum narrow { NARROW_F16, NARROW_BF16, NARROW_BF16_CUT, NARROW_F16_CUT, NARROW_INT8, NARROW_E4M3, NARROW_KINDS };
 
@@ -32,6 +33,8 @@ struct work {
     double *q, *k, *v; /* [q_dim], one row of K and V of a KV head */
     double *p, *off;   /* [n_keys] weights, and how far they may be off */
     double *out, *out_abs, *out_off;
+    double total; /* of the weights before they are divided by it */
+    int64_t head_dim;
     int room;
 };
 
@@ -198,6 +201,7 @@ static bool soften(const struct sig_variant *v, const struct fwd_numerics *nm, s
         w->p[j] = v->kind == NO_SOFTMAX ? (v->a ? s : exp(s)) : exp(s - top);
         sum += w->p[j];
     }
+    w->total = sum;
     for (int64_t j = first; j < end && v->kind != NO_SOFTMAX; j++)
         w->p[j] /= sum;
     return true;
@@ -242,6 +246,18 @@ static bool mix(const struct sig_case *c, const struct sig_variant *v, struct wo
     return true;
 }
 
+/* got times the weights' sum is an F16 number when the values were added up in F16. One in 2^9 numbers is as near to
+ * one by chance, which is what the bound is made to say. */
+static void f16_sum(const struct sig_variant *v, const struct work *w, const struct sig_element *e, double *alt,
+                    double *bound) {
+    double total = v->a ? (double)par_f16_to_f32(par_f32_to_f16((float)w->total)) : w->total, y = e->got * total;
+    double dev = fabs(e->got - e->expected), near = (double)par_f16_to_f32(par_f32_to_f16((float)y));
+    double most = 64 * 0x1p-11 * w->out_abs[e->row % w->head_dim];
+    bool fits = fabs(near - y) <= 0x1p-21 * fabs(y) && dev <= most && e->got != 0;
+    *alt = fits ? e->got : (double)NAN;
+    *bound = fits ? dev * 0x1p-9 : -1;
+}
+
 static bool make_work(const struct sig_case *c, struct work *w) {
     int64_t d = c->config->head_dim, q_dim = (int64_t)c->config->n_head * d;
     w->room = 0;
@@ -253,6 +269,7 @@ static bool make_work(const struct sig_case *c, struct work *w) {
     w->q = par_sig_alloc(c, (size_t)(q_dim + 5 * d + 2 * w->room), sizeof(double));
     if (!w->q)
         return false;
+    w->head_dim = d;
     w->k = w->q + q_dim;
     w->v = w->k + d;
     w->out = w->v + d;
@@ -287,6 +304,11 @@ static void attention_value(const struct sig_case *c, const struct sig_variant *
         int64_t at = e[i].row % d;
         alt[i] = w.out[at];
         bound[i] = isnan(alt[i]) ? 0 : w.out_off[at];
+        if (v->kind == VALUES_F16) {
+            f16_sum(v, &w, &e[i], &alt[i], &bound[i]);
+            loose[i] = bound[i];
+            continue;
+        }
         bool no_key = v->kind == MASK_SELF && s->pos == 0;
         if (no_key && !isfinite(e[i].got))
             alt[i] = NAN;
@@ -326,8 +348,9 @@ static enum sig_more sees_next(const struct sig_case *c, int i, struct sig_varia
 }
 
 static enum sig_more misses_self(const struct sig_case *c, int i, struct sig_variant *v) {
-    (void)c;
-    return i ? SIG_END : set(v, MASK_SELF, 0, 0, "a position does not see itself: the mask is off by one");
+    /* Position 0 alone: no key at all, which is something else. */
+    return i || most_keys(c) < 2 ? SIG_END
+                                 : set(v, MASK_SELF, 0, 0, "a position does not see itself: the mask is off by one");
 }
 
 static enum sig_more window(const struct sig_case *c, int i, struct sig_variant *v) {
@@ -475,7 +498,16 @@ static enum sig_more scores_f16(const struct sig_case *c, int i, struct sig_vari
     return set(v, SCORES_F16, i % 2, 0, texts[i]);
 }
 
+static enum sig_more values_f16(const struct sig_case *c, int i, struct sig_variant *v) {
+    (void)c;
+    return i > 1 ? SIG_END
+                 : set(v, VALUES_F16, i, 0,
+                       i ? "weighted values and weights are added up in F16"
+                         : "weighted values are added up in F16, and divided by their sum after");
+}
+
 const struct signature par_sig_attention[] = {
+    {"accumulate-f16", SIG_ATTENTION, 0, values_f16, attention_value, NULL},
     {"mask-sees-next", SIG_ATTENTION, 0, sees_next, attention_value, NULL},
     {"mask-misses-self", SIG_ATTENTION, 0, misses_self, attention_value, NULL},
     {"softmax-scale-missing", SIG_ATTENTION, 0, scale_missing, attention_value, NULL},

@@ -252,12 +252,44 @@ static void read_transposed(const struct sig_product *p, int64_t row, struct sig
     }
 }
 
-static void decode_floats(const struct spec_block *s, int n, bool has_min, float *w) {
+double par_sig_f16(double x) {
+    return (double)par_f16_to_f32(par_f32_to_f16((float)x));
+}
+
+double par_sig_bf16(double x) {
+    float f = (float)x;
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if ((u & 0x7f800000u) == 0x7f800000u)
+        return x;
+    u = (u + 0x7fffu + (u >> 16 & 1u)) >> 16 << 16;
+    memcpy(&f, &u, sizeof f);
+    return (double)f;
+}
+
+/* A sub-block's scale or minimum as a kernel with that many bits has it. */
+static double narrowed(enum sig_narrow narrow, double x) {
+    return narrow == SIG_NARROW_F16 ? par_sig_f16(x) : narrow == SIG_NARROW_BF16 ? par_sig_bf16(x) : x;
+}
+
+static void decode_floats(const struct spec_block *s, enum sig_narrow narrow, int n, bool has_min, float *w) {
     for (int e = 0; e < n; e++) {
-        float scale = s->d * (float)s->scale[e / 16], product = scale * (float)s->q[e];
-        float min = s->dmin * (float)s->min[e / 16];
+        float scale = (float)narrowed(narrow, (double)(s->d * (float)s->scale[e / 16]));
+        float product = scale * (float)s->q[e];
+        float min = (float)narrowed(narrow, (double)(s->dmin * (float)s->min[e / 16]));
         w[e] = has_min ? product - min : product;
     }
+}
+
+/* What kernels make of a scale that is infinite or no number: bytes of another type give such ones. */
+static void make_finite(int how, struct spec_block *s) {
+    bool bad = !isfinite(s->d) || !isfinite(s->dmin);
+    if (how == 0 || !bad)
+        return;
+    if (how == 2)
+        s->d = s->dmin = 0;
+    s->d = isfinite(s->d) ? s->d : 0;
+    s->dmin = isfinite(s->dmin) ? s->dmin : 0;
 }
 
 static void read_plain(const struct sig_product *p, const uint8_t *bytes, struct sig_row *out) {
@@ -288,19 +320,20 @@ bool par_sig_read_row(const struct sig_product *p, int64_t row, bool floats, str
     for (int64_t b = 0; b < out->k / n; b++) {
         par_decode_block(p->type, bytes, b, &s);
         change_block(p, bytes, out->k / n, b, n, &s);
-        if (p->finite) {
-            s.d = isfinite(s.d) ? s.d : 0;
-            s.dmin = isfinite(s.dmin) ? s.dmin : 0;
+        make_finite(p->finite, &s);
+        if (p->narrow == SIG_NARROW_D_BF16) {
+            s.d = (float)par_sig_bf16((double)s.d);
+            s.dmin = (float)par_sig_bf16((double)s.dmin);
         }
         if (floats) {
-            decode_floats(&s, n, out->has_min, out->w + b * n);
+            decode_floats(&s, p->narrow, n, out->has_min, out->w + b * n);
             continue;
         }
         memcpy(out->q + b * n, s.q, (size_t)n);
         for (int g = 0; g < n / 16; g++) {
-            out->d16[b * n / 16 + g] = (double)s.d * s.scale[g];
+            out->d16[b * n / 16 + g] = narrowed(p->narrow, (double)s.d * s.scale[g]);
             out->scale16[b * n / 16 + g] = s.scale[g];
-            out->m16[b * n / 16 + g] = out->has_min ? (double)s.dmin * s.min[g] : 0;
+            out->m16[b * n / 16 + g] = out->has_min ? narrowed(p->narrow, (double)s.dmin * s.min[g]) : 0;
         }
     }
     return true;
@@ -628,6 +661,11 @@ void par_sig_product_value(const struct sig_case *c, const struct sig_variant *v
         alt[i] = s.exact + bias;
         bound[i] = w.bias ? par_sig_with_bias(c, &s, bias) : s.bound;
         loose[i] = s.loose + (bound[i] - s.bound);
+        /* What is left of a sum that something was taken out of has the roundings of the whole. */
+        if (bound[i] >= 0 && isfinite(alt[i])) {
+            bound[i] = fmax(bound[i], e[i].bound);
+            loose[i] = fmax(loose[i], bound[i]);
+        }
     }
     release(c, &w);
 }

@@ -132,7 +132,8 @@ static enum sig_more rules(struct sig_variant *v, int i, const enum sig_quant_ru
 }
 
 static const enum sig_quant_rule ties[] = {SIG_QUANT_TIE_AWAY, SIG_QUANT_TIE_UP, SIG_QUANT_TIE_ZERO, SIG_QUANT_DIVIDE};
-static const enum sig_quant_rule cuts[] = {SIG_QUANT_TRUNCATE, SIG_QUANT_FLOOR};
+static const enum sig_quant_rule cuts[] = {SIG_QUANT_TRUNCATE, SIG_QUANT_CUT_QUOTIENT, SIG_QUANT_CUT_INVERSE,
+                                           SIG_QUANT_CUT_WIDE, SIG_QUANT_FLOOR};
 static const enum sig_quant_rule scales[] = {SIG_QUANT_SCALE_128, SIG_QUANT_MAX_SIGNED};
 
 static enum sig_more tie(const struct sig_case *c, int i, struct sig_variant *v) {
@@ -142,7 +143,7 @@ static enum sig_more tie(const struct sig_case *c, int i, struct sig_variant *v)
 
 static enum sig_more truncated(const struct sig_case *c, int i, struct sig_variant *v) {
     (void)c;
-    return rules(v, i, cuts, 2);
+    return rules(v, i, cuts, 5);
 }
 
 static enum sig_more other_range(const struct sig_case *c, int i, struct sig_variant *v) {
@@ -243,7 +244,7 @@ static enum sig_more product_tie(const struct sig_case *c, int i, struct sig_var
 }
 
 static enum sig_more product_cut(const struct sig_case *c, int i, struct sig_variant *v) {
-    return i >= 2 ? SIG_END : act(c, v, SIG_ACT_REQUANT, cuts[i], par_sig_quant_text(cuts[i]));
+    return i >= 5 ? SIG_END : act(c, v, SIG_ACT_REQUANT, cuts[i], par_sig_quant_text(cuts[i]));
 }
 
 static enum sig_more product_range(const struct sig_case *c, int i, struct sig_variant *v) {

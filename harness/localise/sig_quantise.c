@@ -26,6 +26,9 @@ static double round_by(enum sig_quant_rule rule, double v) {
     case SIG_QUANT_TIE_ZERO:
         return round_towards(v);
     case SIG_QUANT_TRUNCATE:
+    case SIG_QUANT_CUT_QUOTIENT:
+    case SIG_QUANT_CUT_INVERSE:
+    case SIG_QUANT_CUT_WIDE:
         return trunc(v);
     case SIG_QUANT_FLOOR:
         return floor(v);
@@ -50,8 +53,10 @@ void par_sig_quantise(enum sig_quant_rule rule, const float *x, int n, float row
     float steps = rule == SIG_QUANT_SCALE_128 ? 128.0f : 127.0f, inverse = steps / amax;
     out->d = amax / steps;
     for (int i = 0; i < n; i++) {
-        float scaled = rule == SIG_QUANT_DIVIDE ? x[i] / out->d : x[i] * inverse;
-        double v = round_by(rule, (double)scaled);
+        bool divided = rule == SIG_QUANT_DIVIDE || rule == SIG_QUANT_CUT_QUOTIENT;
+        float by = rule == SIG_QUANT_CUT_INVERSE ? 1 / out->d : inverse, scaled = divided ? x[i] / out->d : x[i] * by;
+        double wide = rule == SIG_QUANT_CUT_WIDE ? (double)x[i] / (double)out->d : (double)scaled;
+        double v = round_by(rule, wide);
         out->q[i] = (int8_t)(v > 127 ? 127 : v < -128 ? -128 : v);
     }
     for (int i = 0; i < n; i++)
@@ -65,7 +70,10 @@ const char *par_sig_quant_text(enum sig_quant_rule rule) {
         "halves are rounded up",
         "halves are rounded to zero",
         "divided by d instead of multiplied by its reciprocal",
-        "codes are cut towards zero instead of rounded",
+        "codes are cut towards zero instead of rounded (x * id)",
+        "codes are cut towards zero instead of rounded (x / d)",
+        "codes are cut towards zero instead of rounded (x * (1 / d))",
+        "codes are cut towards zero instead of rounded (x / d in double)",
         "codes are rounded down",
         "the scale is amax / 128",
         "one scale for the whole row",

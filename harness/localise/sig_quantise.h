@@ -7,11 +7,14 @@
 
 enum sig_quant_rule {
     SIG_QUANT_SPEC = 0,
-    SIG_QUANT_TIE_AWAY, /* halves away from zero */
-    SIG_QUANT_TIE_UP,   /* halves towards plus infinity: floor(x + 0.5) */
-    SIG_QUANT_TIE_ZERO, /* halves towards zero */
-    SIG_QUANT_DIVIDE,   /* x / d, half to even */
-    SIG_QUANT_TRUNCATE, /* towards zero */
+    SIG_QUANT_TIE_AWAY,     /* halves away from zero */
+    SIG_QUANT_TIE_UP,       /* halves towards plus infinity: floor(x + 0.5) */
+    SIG_QUANT_TIE_ZERO,     /* halves towards zero */
+    SIG_QUANT_DIVIDE,       /* x / d, half to even */
+    SIG_QUANT_TRUNCATE,     /* towards zero */
+    SIG_QUANT_CUT_QUOTIENT, /* x / d towards zero */
+    SIG_QUANT_CUT_INVERSE,  /* x * (1 / d) towards zero */
+    SIG_QUANT_CUT_WIDE,     /* x / d in double, towards zero */
     SIG_QUANT_FLOOR,
     SIG_QUANT_SCALE_128,  /* amax / 128 */
     SIG_QUANT_ROW,        /* one scale for the whole row */

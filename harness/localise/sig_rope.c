@@ -16,7 +16,6 @@ enum kind {
     TURN_TIMES,    /* by a times the angle */
     TURN_BASE,     /* base f */
     TURN_EXPONENT, /* exponents f times as large */
-    TURN_DIMS,     /* a dimensions of a head */
     TURN_PLAIN,    /* without the frequency factors */
     BIAS_AFTER,    /* the bias is added after the rotation */
     BIAS_BEFORE    /* the rotation is of the value with its bias added */
@@ -78,7 +77,6 @@ static double turned(const struct sig_case *c, const struct turn *t, const doubl
 static void apply(const struct sig_variant *v, struct turn *t) {
     t->none = v->kind == TURN_NONE;
     t->neox ^= v->kind == TURN_PAIRS;
-    t->n_rope = v->kind == TURN_DIMS ? (int)v->a : t->n_rope;
     t->theta = v->kind == TURN_BASE ? v->f : t->theta;
     t->exponent_times = v->kind == TURN_EXPONENT ? v->f : 1;
     t->factors = t->factors && v->kind != TURN_PLAIN;
@@ -217,13 +215,6 @@ static enum sig_more base(const struct sig_case *c, int i, struct sig_variant *v
         (void)snprintf(v->text, sizeof v->text, "base %g instead of %g", v->f, c->config->rope_theta);
         return SIG_TRY;
     }
-    if (i < n + 8) {
-        v->kind = TURN_DIMS;
-        v->a = i == n + 6 ? c->config->n_rope / 2 : c->config->head_dim;
-        (void)snprintf(v->text, sizeof v->text, "rotates %d dimensions of a head, the model %d", (int)v->a,
-                       c->config->n_rope);
-        return v->a == c->config->n_rope || v->a % 2 ? SIG_SKIP : SIG_TRY;
-    }
     return SIG_END;
 }
 
@@ -274,14 +265,14 @@ static enum sig_more tap_pre_bias(const struct sig_case *c, int i, struct sig_va
 }
 
 const struct signature par_sig_rope[] = {
-    {"rope-missing", SIG_ROPES, 0, missing, rope_value, NULL},
-    {"rope-pairing", SIG_ROPES, 0, pairing, rope_value, NULL},
-    {"rope-sign", SIG_ROPES, 0, sign, rope_value, NULL},
-    {"rope-twice", SIG_ROPES, 0, twice, rope_value, NULL},
-    {"rope-position", SIG_ROPES, 0, position, rope_value, NULL},
-    {"rope-scaling-ignored", SIG_ROPES, 0, scaling, rope_value, NULL},
-    {"rope-base", SIG_ROPES, 0, base, rope_value, NULL},
-    {"bias-after-rope", SIG_ROPES, 0, bias_after, rope_value, NULL},
-    {"tap-pre-bias", SIG_ROPES, 0, tap_pre_bias, rope_value, NULL},
+    {"rope-missing", SIG_ROPES, SIG_WHOLE_HEADS, missing, rope_value, NULL},
+    {"rope-pairing", SIG_ROPES, SIG_WHOLE_HEADS, pairing, rope_value, NULL},
+    {"rope-sign", SIG_ROPES, SIG_WHOLE_HEADS, sign, rope_value, NULL},
+    {"rope-twice", SIG_ROPES, SIG_WHOLE_HEADS, twice, rope_value, NULL},
+    {"rope-position", SIG_ROPES, SIG_WHOLE_HEADS, position, rope_value, NULL},
+    {"rope-scaling-ignored", SIG_ROPES, SIG_WHOLE_HEADS, scaling, rope_value, NULL},
+    {"rope-base", SIG_ROPES, SIG_WHOLE_HEADS, base, rope_value, NULL},
+    {"bias-after-rope", SIG_ROPES, SIG_WHOLE_HEADS, bias_after, rope_value, NULL},
+    {"tap-pre-bias", SIG_ROPES, SIG_WHOLE_HEADS, tap_pre_bias, rope_value, NULL},
     {NULL, 0, 0, NULL, NULL, NULL},
 };

@@ -7,7 +7,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- other positions ---------------------------------------------------------------------------------------------
@@ -28,6 +27,8 @@ static void row_value(const struct sig_case *c, const struct sig_variant *v, con
 
 /* Nearest positions first, in every call. */
 static enum sig_more rows_exchanged(const struct sig_case *c, int i, struct sig_variant *v) {
+    if (c->item->op == FWD_OP_INP_EMBD && c->n_slots < 2) /* one row may be that of any wrong token */
+        return SIG_END;
     for (int k = 0; k < c->n_calls; k++) {
         const struct par_elements *x = &c->calls[k].x;
         if (i >= x->n_pos) {
@@ -43,22 +44,63 @@ static enum sig_more rows_exchanged(const struct sig_case *c, int i, struct sig_
     return SIG_END;
 }
 
-static void edge_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
-                       double *alt, double *bound, double *loose) {
+/* Whether the slot's accused elements (n of them, sorted) are the spec's values of position pos of its own call. */
+static bool holds_row(const struct sig_case *c, const struct sig_element *e, int64_t n, int pos) {
+    int call = c->slots[e->slot].call;
     for (int64_t i = 0; i < n; i++) {
-        int call = c->slots[e[i].slot].call;
-        const struct par_elements *x = &c->calls[call].x;
-        int pos = v->a ? x->pos0 : x->pos0 + x->n_pos - 1;
-        alt[i] = par_sig_expected(c, call, pos, e[i].row);
-        bound[i] = loose[i] = isnan(alt[i]) ? -1 : par_sig_bound(c, call, pos, e[i].row);
+        double alt = par_sig_expected(c, call, pos, e[i].row), bound = par_sig_bound(c, call, pos, e[i].row);
+        if (isnan(alt) || !par_sig_fits(&e[i], alt, bound, bound))
+            return false;
     }
+    return true;
 }
 
-static enum sig_more tap_last(const struct sig_case *c, int i, struct sig_variant *v) {
-    v->a = i;
-    (void)snprintf(v->text, sizeof v->text, "every position holds the value of the %s one of its call: a misplaced tap",
-                   i ? "first" : "last");
-    return i > 1 || c->n_slots < 2 ? SIG_END : SIG_TRY;
+static bool is_slot(const struct sig_case *c, int call, int pos) {
+    for (int i = 0; i < c->n_slots; i++)
+        if (c->slots[i].call == call && c->slots[i].pos == pos)
+            return true;
+    return false;
+}
+
+/* The next position, up or down, that is right itself and whose value the slot holds; -1: none. */
+static int shared_source(const struct sig_case *c, const struct sig_element *e, int64_t n, int step) {
+    const struct sig_slot *s = &c->slots[e->slot];
+    const struct par_elements *x = &c->calls[s->call].x;
+    for (int pos = s->pos + step; pos >= x->pos0 && pos < x->pos0 + x->n_pos; pos += step)
+        if (!is_slot(c, s->call, pos) && holds_row(c, e, n, pos))
+            return pos;
+    return -1;
+}
+
+/* Several positions hold the value of one that comes after (or before) them and is right: what a tap shows that copies
+ * one row. Where a product was judged over several calls at once, each of them has its own. */
+static void tap_last(const struct sig_case *c, struct sig_fit *fit) {
+    if (c->n_slots < 2)
+        return;
+    struct sig_element *e = par_sig_sorted(c);
+    if (!e)
+        return;
+    for (int step = 1; step >= -1; step -= 2) {
+        int64_t with = 0;
+        int shared = 0, last = -1;
+        struct sig_fit found = {.n_tested = c->n_list, .n_variants = 2};
+        for (int64_t at = 0, end; at < c->n_list; at = end) {
+            for (end = at; end < c->n_list && e[end].slot == e[at].slot; end++)
+                ;
+            int pos = shared_source(c, &e[at], end - at, step);
+            shared += pos >= 0 && pos == last;
+            last = pos;
+            for (int64_t i = at; pos >= 0 && i < end; i++)
+                found.digits += par_sig_digits(c, &e[i], par_sig_bound(c, c->slots[e[i].slot].call, pos, e[i].row));
+            with += pos >= 0 ? end - at : 0;
+        }
+        found.share = shared ? (double)with / (double)c->n_list : 0;
+        (void)snprintf(found.text, sizeof found.text, "positions hold the value of the %s one of their call",
+                       step > 0 ? "last" : "first");
+        if (found.share > fit->share)
+            *fit = found;
+    }
+    fwd_free(e);
 }
 
 /* ---- other heads ------------------------------------------------------------------------------------------------- */
@@ -121,8 +163,7 @@ static void token_value(const struct sig_case *c, const struct sig_variant *v, c
 
 static enum sig_more tokens_shifted(const struct sig_case *c, int i, struct sig_variant *v) {
     static const int shifts[] = {1, -1, 2, -2, 3, -3, 4, -4};
-    (void)c;
-    if (i >= 24)
+    if (i >= 24 || c->n_slots < 2) /* one wrong token is likely to be a neighbour's by chance */
         return SIG_END;
     v->a = shifts[i % 8];
     v->b = i / 8;
@@ -171,13 +212,6 @@ static bool from_twins(const struct sig_case *c, struct sig_fit *fit) {
     return fit->share == 1;
 }
 
-static int by_slot(const void *a, const void *b) {
-    const struct sig_element *x = a, *y = b;
-    if (x->slot != y->slot)
-        return x->slot < y->slot ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-
 /* Whether elements begin .. end - 1 of one slot are what the op gave at (call, pos), bit for bit. */
 static bool same_as(const struct sig_case *c, const struct sig_element *e, int64_t n, int call, int pos) {
     for (int64_t i = 0; i < n; i++)
@@ -197,21 +231,18 @@ static bool find_source(const struct sig_case *c, const struct sig_element *e, i
     return false;
 }
 
-/* Every accused position repeats what the op gave before; or is 0 throughout. */
+/* Every accused position repeats what the op gave before. */
 static void from_before(const struct sig_case *c, struct sig_fit *fit) {
-    struct sig_element *e = par_sig_alloc(c, (size_t)c->n_list, sizeof *e);
+    struct sig_element *e = par_sig_sorted(c);
     if (!e)
         return;
-    memcpy(e, c->list, (size_t)c->n_list * sizeof *e);
-    qsort(e, (size_t)c->n_list, sizeof *e, by_slot);
     struct sig_fit found = {.n_tested = c->n_list, .n_variants = c->n_slots};
-    int64_t with = 0, zeros = 0;
+    int64_t with = 0;
     for (int64_t at = 0, end; at < c->n_list; at = end) {
         int call, pos, own = c->slots[e[at].slot].pos;
         bool varied = false;
         for (end = at; end < c->n_list && e[end].slot == e[at].slot; end++) {
             varied = varied || e[end].got != e[at].got;
-            zeros += e[end].got == 0;
         }
         if (!varied || !find_source(c, &e[at], end - at, &call, &pos))
             continue;
@@ -223,34 +254,27 @@ static void from_before(const struct sig_case *c, struct sig_fit *fit) {
         with += end - at;
     }
     found.share = (double)with / (double)c->n_list;
-    if (zeros == c->n_list) {
-        found.share = 1;
-        found.digits = 6 * (double)zeros;
-        (void)snprintf(found.text, sizeof found.text, "every wrong value is 0: never written");
-    }
     if (found.share > fit->share)
         *fit = found;
     fwd_free(e);
 }
 
 static void stale(const struct sig_case *c, struct sig_fit *fit) {
+    if (c->item->op == FWD_OP_INP_EMBD && c->n_slots < 2)
+        return;
     if (!from_twins(c, fit))
         from_before(c, fit);
 }
 
 /* ---- the table ---------------------------------------------------------------------------------------------------
  */
-enum {
-    ROWS = SIG_ALL & ~SIG_CACHES,
-    FLOATS = SIG_ALL & ~(SIG_CACHES | SIG_Q8S),
-    HEADS = SIG_QKV | SIG_ROPES | SIG_ATTENTION | SIG_CACHES
-};
+enum { ROWS = SIG_ALL & ~SIG_CACHES, HEADS = SIG_QKV | SIG_ROPES | SIG_ATTENTION | SIG_CACHES };
 
 const struct signature par_sig_rows[] = {
     {"tokens-shifted", SIG_EMBED, 0, tokens_shifted, token_value, NULL},
-    {"tap-last-position", ROWS, 0, tap_last, edge_value, NULL},
+    {"tap-last-position", ROWS, 0, NULL, NULL, tap_last},
     {"head-permuted", HEADS, SIG_PER_HEAD, head_permuted, head_value, NULL},
     {"rows-exchanged", ROWS, SIG_PER_SLOT, rows_exchanged, row_value, NULL},
-    {"stale-output", FLOATS, 0, NULL, NULL, stale},
+    {"stale-output", ROWS, 0, NULL, NULL, stale},
     {NULL, 0, 0, NULL, NULL, NULL},
 };

@@ -164,8 +164,10 @@ static void check_rows(const struct sig_case *c, const struct sig_product *p, st
     for (int64_t at = 0, end, rows = 0; at < c->n_list && rows < MOST_ROWS; at = end, rows++) {
         end = row_end(c, at);
         tested += end - at;
+        /* One factor for all: rows that each have their own have no scale in common that changed. */
         if (par_sig_read_row(p, c->list[at].row, false, row) &&
-            piece_fits(c, row, piece, &c->list[at], end - at, &digits, &by)) {
+            piece_fits(c, row, piece, &c->list[at], end - at, &digits, &by) && fabs(by + 1) > 1e-3 &&
+            (first_by == 0 || fabs(by - first_by) <= 1e-2 * fabs(first_by))) {
             fits += end - at;
             first_by = first_by != 0 ? first_by : by;
         }
@@ -236,7 +238,7 @@ static enum sig_more factor(const struct sig_case *c, int i, struct sig_variant 
     v->known = e->bound / fabs(x);
     (void)snprintf(v->text, sizeof v->text, "every wrong value is %.7g times the right one%s", v->f,
                    i ? ", its bias apart" : "");
-    return v->f == 0 ? SIG_SKIP : SIG_TRY;
+    return fabs(v->f) < 1e-3 ? SIG_SKIP : SIG_TRY; /* nothing is left: that is no scale */
 }
 
 const struct signature par_sig_single[] = {

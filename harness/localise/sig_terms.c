@@ -91,6 +91,10 @@ static enum sig_more k_block(const struct sig_case *c, int i, struct sig_variant
     v->product.kind = SIG_BLOCK_ZERO;
     v->product.only_block = i;
     (void)snprintf(v->text, sizeof v->text, "K-block %d is left out", i);
+    /* The only block of a row: exact zeros are a row that nobody wrote. */
+    for (int64_t e = 0; blocks == 1 && e < c->n_list; e++)
+        if (c->list[e].got == 0)
+            return SIG_END;
     return i >= blocks ? SIG_END : SIG_TRY;
 }
 
@@ -135,10 +139,6 @@ static void rows_tail(const struct sig_case *c, struct sig_fit *fit) {
  */
 enum narrow { F16_RESULT, F16_BEFORE_BIAS, BF16_RESULT, F16_PARTS, F16_OPERANDS, BF16_OPERANDS, F16_BLOCKS, F16_KINDS };
 
-static double to_f16(double x) {
-    return (double)par_f16_to_f32(par_f32_to_f16((float)x));
-}
-
 /* Nearest even of x with the last `bits` bits of an F32 significand cut. */
 static double cut_bits(double x, int bits) {
     float f = (float)x;
@@ -158,7 +158,7 @@ static void narrow_result(const struct sig_variant *v, const struct sig_element 
                           double *bound) {
     double x = v->kind == F16_BEFORE_BIAS ? (double)(float)(e->got - bias) : e->got, dev = fabs(e->got - e->expected);
     double unit = v->kind == BF16_RESULT ? 0x1p-8 : 0x1p-11, chance = v->kind == F16_PARTS ? 0x1p-8 : 0x1p-13;
-    double near = v->kind == BF16_RESULT ? cut_bits(x, 16) : v->kind == F16_PARTS ? cut_bits(x, 9) : to_f16(x);
+    double near = v->kind == BF16_RESULT ? cut_bits(x, 16) : v->kind == F16_PARTS ? cut_bits(x, 9) : par_sig_f16(x);
     double reach = fmax(2 * unit / 0x1p-24 * e->bound, 4 * unit * fabs(e->expected)) + 0x1p-24;
     double slack = v->kind == F16_BEFORE_BIAS ? 2 * 0x1p-24 * (fabs(e->got) + fabs(bias)) : 0;
     if (!(fabs(near - x) <= slack) || !(dev <= reach) || (x == 0 && fabs(e->expected) > 0x1p-24))
@@ -172,8 +172,8 @@ static bool operands(const struct sig_case *c, const struct sig_variant *v, cons
     double sum = 0, each = 0;
     for (int64_t k = 0; k < c->k; k++) {
         double w = (double)row->w[k], x = act->x[k];
-        w = v->kind == BF16_OPERANDS ? cut_bits(w, 16) : to_f16(w);
-        x = v->kind == BF16_OPERANDS ? cut_bits(x, 16) : to_f16(x);
+        w = v->kind == BF16_OPERANDS ? cut_bits(w, 16) : par_sig_f16(w);
+        x = v->kind == BF16_OPERANDS ? cut_bits(x, 16) : par_sig_f16(x);
         sum += w * x;
         each += fabs(w * x);
     }
@@ -196,7 +196,7 @@ static void f16_blocks(const struct sig_case *c, const struct sig_row *row, cons
             code += row->d16[j] * act->d16[j] * dot;
             min += row->m16[j] * act->d16[j] * act->sum16[j];
         }
-        sum += to_f16(code) - to_f16(min);
+        sum += par_sig_f16(code) - par_sig_f16(min);
         sum_abs += fabs(code) + fabs(min);
     }
     *alt = sum;
@@ -239,11 +239,25 @@ static void f16_value(const struct sig_case *c, const struct sig_variant *v, con
     fwd_free(row);
 }
 
+/* Whether all that is wrong is BF16 numbers, which are F16 numbers too where they are small enough. */
+static bool all_bf16(const struct sig_case *c) {
+    for (int64_t i = 0; i < c->n_list; i++)
+        if (cut_bits(c->list[i].got, 16) != c->list[i].got)
+            return false;
+    return true;
+}
+
+static enum sig_more bf16(const struct sig_case *c, int i, struct sig_variant *v) {
+    (void)c;
+    v->kind = BF16_RESULT;
+    return i ? SIG_END : say(v, "every wrong value is a BF16 number about the right one: stored in BF16");
+}
+
 static enum sig_more f16(const struct sig_case *c, int i, struct sig_variant *v) {
     static const char *const texts[F16_KINDS] = {
         "every wrong value is an F16 number about the right one: added up or stored in F16",
         "without its bias every wrong value is an F16 number: added up in F16",
-        "every wrong value is a BF16 number about the right one: added up or stored in BF16",
+        "",
         "every wrong value has the few bits that parts added up in F16 have",
         "weights and activations are rounded to F16 before they are multiplied",
         "weights and activations are rounded to BF16 before they are multiplied",
@@ -254,7 +268,8 @@ static enum sig_more f16(const struct sig_case *c, int i, struct sig_variant *v)
     v->kind = i;
     if (i >= F16_KINDS)
         return SIG_END;
-    bool skip = (i == F16_BEFORE_BIAS && !(matmul && has_bias(v))) || (i >= F16_OPERANDS && !matmul) ||
+    bool skip = i == BF16_RESULT || (i < F16_OPERANDS && all_bf16(c)) ||
+                (i == F16_BEFORE_BIAS && !(matmul && has_bias(v))) || (i >= F16_OPERANDS && !matmul) ||
                 (i == F16_BLOCKS && !(matmul && par_sig_integer(c, &v->product)));
     (void)say(v, texts[i]);
     return skip || c->calls[0].e.out->dtype == FWD_F16 ? SIG_SKIP : SIG_TRY;
@@ -448,8 +463,9 @@ const struct signature par_sig_terms[] = {
     {"bias-twice", SIG_QKV, 0, bias_twice, par_sig_product_value, NULL},
     {"bias-other-layer", SIG_QKV, 0, bias_other_layer, par_sig_product_value, NULL},
     {"k-tail-skipped", SIG_MATMULS, 0, k_tail, par_sig_product_value, NULL},
-    {"k-block-skipped", SIG_MATMULS, 0, k_block, par_sig_product_value, NULL},
+    {"k-tail-skipped", SIG_MATMULS, 0, k_block, par_sig_product_value, NULL},
     {"rows-tail-skipped", FLOATS | SIG_EMBED, 0, NULL, NULL, rows_tail},
+    {"store-bf16", FLOATS, 0, bf16, f16_value, NULL},
     {"accumulate-f16", FLOATS, 0, f16, f16_value, NULL},
     {"saturate-f16", FLOATS, 0, saturate_f16, saturate_f16_value, NULL},
     {"saturate-int16", SIG_MATMULS, 0, saturate_int16, int16_value, NULL},

@@ -161,6 +161,8 @@ static enum sig_more stride(const struct sig_case *c, int i, struct sig_variant 
     int n_shifts = sizeof shifts / sizeof *shifts;
     begin(c, v);
     int64_t block = par_decode_row_bytes(v->product.type, par_decode_block_values(v->product.type));
+    if (c->item->op == FWD_OP_INP_EMBD && c->n_slots < 2) /* one row may be that of any wrong token */
+        return SIG_END;
     if (i < 6) { /* rows that many blocks longer or shorter than they are */
         v->product.row_bytes += blocks[i] * block;
         (void)snprintf(v->text, sizeof v->text, "rows are taken %lld bytes apart instead of %lld",
@@ -201,7 +203,7 @@ enum { N_TYPES = sizeof types / sizeof *types };
  * whose scale, read as that type, is no number: kernels differ in what they make of those. */
 static enum sig_more other_type(const struct sig_case *c, int i, struct sig_variant *v) {
     begin(c, v);
-    if (i >= 4 * N_TYPES)
+    if (i >= 6 * N_TYPES)
         return SIG_END;
     uint32_t type = types[i % N_TYPES];
     int64_t bytes = par_decode_row_bytes(type, v->product.w->n_cols);
@@ -210,7 +212,7 @@ static enum sig_more other_type(const struct sig_case *c, int i, struct sig_vari
         return SIG_SKIP;
     v->product.type = type;
     v->product.row_bytes = apart ? bytes : v->product.row_bytes;
-    v->product.finite = i >= 2 * N_TYPES;
+    v->product.finite = i / (2 * N_TYPES);
     (void)snprintf(v->text, sizeof v->text, "%s bytes are decoded as %s%s%s", fwd_type_name(v->product.w->type),
                    fwd_type_name(type), apart ? ", rows as far apart as that type's" : "",
                    v->product.finite ? " (blocks with a scale that is no number count as 0)" : "");
@@ -382,6 +384,18 @@ static enum sig_more high_dropped(const struct sig_case *c, int i, struct sig_va
     return more == SIG_TRY && !(codes ? has_high(type) : six_bit) ? SIG_SKIP : more;
 }
 
+static enum sig_more scale_narrow(const struct sig_case *c, int i, struct sig_variant *v) {
+    static const char *const texts[SIG_NARROW_KINDS] = {"", "scales and minima of sub-blocks are rounded to F16",
+                                                        "scales and minima of sub-blocks are rounded to BF16",
+                                                        "the scales d and dmin of blocks are rounded to BF16"};
+    begin(c, v);
+    if (i + 1 >= SIG_NARROW_KINDS || par_decode_block_values(v->product.type) < 2)
+        return SIG_END;
+    v->product.narrow = (enum sig_narrow)(i + 1);
+    (void)snprintf(v->text, sizeof v->text, "%s", texts[i + 1]);
+    return SIG_TRY;
+}
+
 /* ---- the table ---------------------------------------------------------------------------------------------------
  */
 #define BOTH(name, variant)                                                                                            \
@@ -399,6 +413,7 @@ const struct signature par_sig_weight[] = {
     BOTH("weight-other-type", other_type),
     BOTH("nibble-order", nibbles),
     BOTH("scale-other-subblock", scale_other),
+    BOTH("scale-narrow", scale_narrow),
     BOTH("min-other-subblock", min_other),
     BOTH("min-dropped", min_dropped),
     BOTH("min-added", min_added),

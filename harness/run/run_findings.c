@@ -49,9 +49,9 @@ static void count(struct par_run *r, const char *what, const char *of) {
     par_figures_set(r->figures, name, n + 1);
 }
 
-static enum fwd_status look_at(struct par_run *r, const struct par_evidence *item, struct par_report_finding *out,
-                               struct fwd_error *err) {
-    struct par_explain_context context = {r->spec, r->pool, r->ids, r->n_ids, r->n_prompt};
+static enum fwd_status look_at(struct par_run *r, const struct par_evidence_set *set, const struct par_evidence *item,
+                               struct par_report_finding *out, struct fwd_error *err) {
+    struct par_explain_context context = {r->spec, r->pool, r->ids, r->n_ids, r->n_prompt, set};
     struct par_pattern pattern;
     struct par_diagnosis diagnosis;
     FWD_TRY(par_pattern_find(r->spec, r->pool, item, &pattern, err));
@@ -76,7 +76,7 @@ static enum fwd_status look_at_side(struct par_run *r, bool reference, int *n, d
             continue;
         }
         par_run_progress(r, "where and why", i, r->n_ops);
-        FWD_TRY(look_at(r, item, out, err));
+        FWD_TRY(look_at(r, set, item, out, err));
         (*n)++;
         if (out->signature) {
             count(r, "explained", out->hypothesis);

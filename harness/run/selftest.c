@@ -303,9 +303,14 @@ static void judge_name(struct par_selftest_record *r, const struct side *s) {
     r->layer_right = r->op_right;
 }
 
-static enum fwd_status diagnose(struct work *w, struct par_selftest_record *r, const struct par_evidence *item) {
-    struct par_explain_context context = {
-        .model = w->spec, .pool = w->pool, .tokens = w->ids, .n_tokens = w->base.n_ids, .n_prompt = w->base.n_prompt};
+static enum fwd_status diagnose(struct work *w, struct par_selftest_record *r, const struct side *s,
+                                const struct par_evidence *item) {
+    struct par_explain_context context = {.model = w->spec,
+                                          .pool = w->pool,
+                                          .tokens = w->ids,
+                                          .n_tokens = w->base.n_ids,
+                                          .n_prompt = w->base.n_prompt,
+                                          .evidence = &s->probe.evidence};
     struct par_diagnosis d;
     FWD_TRY(par_explain(&context, item, &d, w->err));
     const char *name = d.signature ? d.signature->name : NULL;
@@ -325,7 +330,7 @@ static enum fwd_status localise(struct work *w, struct par_selftest_record *r, c
     (void)snprintf(r->pattern_text, sizeof r->pattern_text, "%s", pattern.text);
     if (r->op_right && r->layer_right)
         r->sub_op = par_selftest_place_found(&r->fault, w->spec, &pattern);
-    return diagnose(w, r, item);
+    return diagnose(w, r, s, item);
 }
 
 static bool is_unstable(const struct side *s) {

@@ -100,24 +100,36 @@ static bool constant_row(const uint8_t *row, size_t value_bytes, size_t n_bytes)
     return n_bytes <= value_bytes || !memcmp(row, row + value_bytes, n_bytes - value_bytes);
 }
 
-static void find_twins(struct par_evidence_call *c, const uint8_t *accused_pos, const struct par_kept_view *kept,
-                       int n_kept) {
-    if (is_cache(c->out.op) || !par_float_bytes(c->out.dtype))
+void par_evidence_twins(const struct fwd_view *out, const uint8_t *marks, const struct par_kept_view *kept, int n_kept,
+                        struct par_twin twins[PAR_MAX_TWINS], int *n) {
+    if (is_cache(out->op) || out->dtype == FWD_I32)
         return;
-    size_t row_bytes = fwd_dtype_row_bytes(c->out.dtype, c->out.ne[0]);
-    for (int i = 0; i < c->out.n_pos; i++) {
-        int own = c->out.pos0 + i;
-        const uint8_t *row = par_view_row(&c->out, own);
-        if (!accused_pos[own] || constant_row(row, par_float_bytes(c->out.dtype), row_bytes))
+    size_t row_bytes = fwd_dtype_row_bytes(out->dtype, out->ne[0]), value = par_float_bytes(out->dtype);
+    for (int own = out->pos0; own < out->pos0 + out->n_pos && *n < PAR_MAX_TWINS; own++) {
+        const uint8_t *row = par_view_row(out, own);
+        if ((marks && !marks[own]) || constant_row(row, value ? value : 1, row_bytes))
             continue;
         for (int k = 0; k < n_kept; k++) {
             const struct fwd_view *v = kept[k].view;
-            if (is_cache(v->op) || v->dtype != c->out.dtype || v->ne[0] != c->out.ne[0])
+            if (is_cache(v->op) || v->dtype != out->dtype || v->ne[0] != out->ne[0])
                 continue;
-            for (int pos = v->pos0; pos < v->pos0 + v->n_pos && c->n_twins < PAR_MAX_TWINS; pos++)
+            for (int pos = v->pos0; pos < v->pos0 + v->n_pos && *n < PAR_MAX_TWINS; pos++)
                 if (!memcmp(row, par_view_row(v, pos), row_bytes))
-                    c->twins[c->n_twins++] = (struct par_twin){v->op, v->layer, pos, own};
+                    twins[(*n)++] = (struct par_twin){v->op, v->layer, pos, own};
         }
+    }
+}
+
+void par_evidence_add_twins(struct par_evidence_set *set, enum fwd_op op, int layer, const uint8_t *accused_pos,
+                            const struct par_twin *twins, int n) {
+    struct par_evidence *item = find_item(set, op, layer);
+    if (!item || item->n_calls == 0)
+        return;
+    struct par_evidence_call *c = &item->calls[item->n_calls - 1];
+    for (int i = 0; i < n && c->n_twins < PAR_MAX_TWINS; i++) {
+        int own = twins[i].own_pos;
+        if (own >= c->out.pos0 && own < c->out.pos0 + c->out.n_pos && accused_pos[own])
+            c->twins[c->n_twins++] = twins[i];
     }
 }
 
@@ -207,6 +219,6 @@ enum fwd_status par_evidence_add(struct par_evidence_set *set, const struct par_
     for (int i = 0; i < e->n_in; i++)
         if (e->in[i])
             FWD_TRY(copy_view(&c->in[i], e->in[i], e->in[i]->pos0, e->in[i]->n_pos, &set->bytes, err));
-    find_twins(c, accused_pos, kept, n_kept);
+    par_evidence_twins(&c->out, accused_pos, kept, n_kept, c->twins, &c->n_twins);
     return FWD_OK;
 }

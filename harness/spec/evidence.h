@@ -53,6 +53,13 @@ void par_evidence_eval(const struct par_evidence *item, int i, struct par_eval *
 struct par_kept_view {
     const struct fwd_view *view;
 };
+/* Other taps with the same bits as a row of `out`, at positions marked 1 (marks NULL: at all), added to the *n that
+ * twins holds. A row that is one value throughout has none. */
+void par_evidence_twins(const struct fwd_view *out, const uint8_t *marks, const struct par_kept_view *kept, int n_kept,
+                        struct par_twin twins[PAR_MAX_TWINS], int *n);
+/* Adds twins that were found while the call waited to the last call of (op, layer). */
+void par_evidence_add_twins(struct par_evidence_set *set, enum fwd_op op, int layer, const uint8_t *accused_pos,
+                            const struct par_twin *twins, int n);
 /* Adds what the judge saw of one call; accused_pos by absolute position, [e->pos0 + e->n_pos]. kept: other taps of the
  * pass, to be compared for equal bits. budget: most bytes of all copies. */
 enum fwd_status par_evidence_add(struct par_evidence_set *set, const struct par_eval *e, const uint8_t *accused_pos,

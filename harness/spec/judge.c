@@ -140,17 +140,30 @@ static enum fwd_status grow(uint8_t **p, size_t *have, size_t n, struct fwd_erro
     return FWD_OK;
 }
 
-/* Copies what an accused call read and wrote, unless the op has enough of it. */
+/* The taps that are there now; returns how many. */
+static int list_kept(const struct par_judge *j, struct par_kept_view kept[FWD_OP_COUNT * FORM_COUNT]) {
+    int n = 0;
+    for (int op = 0; op < FWD_OP_COUNT; op++)
+        for (int form = 0; form < FORM_COUNT; form++)
+            if (j->kept[op][form].valid)
+                kept[n++].view = &j->kept[op][form].view;
+    return n;
+}
+
+/* Copies what an accused call read and wrote, unless the op has enough of it. Calls that waited were compared with the
+ * taps of their own time. */
 static enum fwd_status keep_evidence(struct par_judge *j, const struct par_eval *e, bool accused,
                                      struct fwd_error *err) {
     struct par_kept_view kept[FWD_OP_COUNT * FORM_COUNT];
-    int n_kept = 0;
     if (!accused)
         return par_evidence_mark(&j->evidence, e, j->accused, err);
-    for (int op = 0; op < FWD_OP_COUNT; op++)
-        if (j->kept[op][FORM_FLOAT].valid)
-            kept[n_kept++].view = &j->kept[op][FORM_FLOAT].view;
-    return par_evidence_add(&j->evidence, e, j->accused, kept, n_kept, j->options.evidence_bytes, err);
+    const struct judge_batch *b = &j->batches[row_index(j, e->op, e->layer)];
+    bool waited = b->bytes && e->out == &b->out;
+    int n_kept = waited ? 0 : list_kept(j, kept);
+    FWD_TRY(par_evidence_add(&j->evidence, e, j->accused, kept, n_kept, j->options.evidence_bytes, err));
+    if (waited)
+        par_evidence_add_twins(&j->evidence, e->op, e->layer, j->accused, b->twins, b->n_twins);
+    return FWD_OK;
 }
 
 static bool is_cache(enum fwd_op op) {
@@ -221,6 +234,10 @@ static enum fwd_status judge_or_wait(struct par_judge *j, const struct par_eval 
     if (!wait)
         return judge_call(j, e, err);
     FWD_TRY(par_batch_add(b, e, j->batch_positions, err));
+    if (j->options.evidence_bytes) {
+        struct par_kept_view kept[FWD_OP_COUNT * FORM_COUNT];
+        par_evidence_twins(e->out, NULL, kept, list_kept(j, kept), b->twins, &b->n_twins);
+    }
     return b->out.n_pos == j->batch_positions ? judge_waiting(j, at, err) : FWD_OK;
 }
 

@@ -4,7 +4,7 @@
 #ifndef HARNESS_SPEC_JUDGE_BATCH_H
 #define HARNESS_SPEC_JUDGE_BATCH_H
 
-#include "spec/judge.h"
+#include "spec/evidence.h"
 
 /* Plain data: zero it, clear it at the end. */
 struct judge_batch {
@@ -12,6 +12,9 @@ struct judge_batch {
     struct fwd_view in, out; /* from the first position to the last; rows of positions that never came are unset */
     uint8_t *judge_pos;      /* [positions] which are judged: none of the unset ones */
     struct fwd_numerics numerics;
+    struct par_twin
+        twins[PAR_MAX_TWINS]; /* found when the calls came: the taps they were compared with are gone later */
+    int n_twins;
 };
 
 /* Positions that a batch may span so that those of all matmuls of m together stay below a fixed size (for F32 taps). */
