@@ -5,6 +5,7 @@
 #include "fault/fault_math.h"
 #include "fault/fault_ops.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { TILE = 16, LANES = 8 };
@@ -102,8 +103,15 @@ static void break_row(const struct product *p, int64_t n, double *delta, double 
         return;
     }
     fault_decode_row(p->other_type, other_bytes(p, n), w->n_cols, delta);
-    for (int64_t k = 0; k < w->n_cols; k++)
+    bool finite = true;
+    for (int64_t k = 0; k < w->n_cols; k++) {
         delta[k] -= room[k];
+        finite &= isfinite(delta[k]) != 0;
+    }
+    /* Bits that make a NaN or an infinity as another type's scale are found by anyone: such rows stay right, so that
+     * the rest of the run can be seen. */
+    if (!finite)
+        memset(delta, 0, (size_t)w->n_cols * sizeof *delta);
 }
 
 /* y[pos][n] += delta . x[pos], eight positions side by side. */
