@@ -565,6 +565,84 @@ static void try_block_scales(struct search *s, enum par_fit_kind kind, double *v
     }
 }
 
+enum { MOST_PARTS = 32 };
+
+/* Solves a * x = b in place for a positive definite a[n][n] (lower half used); false where it is not. */
+static bool solve(double *a, double *b, int n) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j <= i; j++) {
+            double s = a[i * n + j];
+            for (int k = 0; k < j; k++)
+                s -= a[i * n + k] * a[j * n + k];
+            if (i == j && !(s > 0))
+                return false;
+            a[i * n + j] = i == j ? sqrt(s) : s / a[j * n + j];
+        }
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < i; k++)
+            b[i] -= a[i * n + k] * b[k];
+        b[i] /= a[i * n + i];
+    }
+    for (int i = n - 1; i >= 0; i--) {
+        for (int k = i + 1; k < n; k++)
+            b[i] -= a[k * n + i] * b[k];
+        b[i] /= a[i * n + i];
+    }
+    return true;
+}
+
+/* What each scale, and then each min, of a block contributes at one position, for a change by one. */
+static void part_effects(const struct parts *p, int pos, int64_t b, int n_subs, bool mins, double *v) {
+    int sub = p->block / n_subs;
+    for (int j = 0; j < n_subs; j++) {
+        double dot = 0, sum = 0;
+        int64_t first = (b * p->block + j * sub) / GROUP;
+        for (int64_t g = first; g < first + sub / GROUP; g++) {
+            dot += p->dot[pos * p->n_groups + g];
+            sum += p->sum[pos * p->n_groups + g];
+        }
+        v[j] = act_scale(p, pos, b) * dot;
+        if (mins)
+            v[n_subs + j] = -act_scale(p, pos, b) * sum;
+    }
+}
+
+/* The best that any change of a block's scales and mins can do: chi-square, HUGE_VAL where it is not defined. */
+static double fit_parts(const struct parts *p, int64_t b, int n_subs, bool mins) {
+    double a[MOST_PARTS * MOST_PARTS] = {0}, rhs[MOST_PARTS] = {0}, x[MOST_PARTS], v[MOST_PARTS], chi2 = 0;
+    int n = mins ? 2 * n_subs : n_subs;
+    for (int i = 0; i < p->c->acts->n_pos; i++) {
+        part_effects(p, i, b, n_subs, mins, v);
+        for (int r = 0; r < n; r++) {
+            rhs[r] += p->precision[i] * p->residual[i] * v[r];
+            for (int c = 0; c <= r; c++)
+                a[r * n + c] += p->precision[i] * v[r] * v[c];
+        }
+    }
+    memcpy(x, rhs, sizeof x);
+    if (!solve(a, x, n))
+        return HUGE_VAL;
+    for (int i = 0; i < p->c->acts->n_pos; i++) {
+        double left = p->residual[i];
+        part_effects(p, i, b, n_subs, mins, v);
+        for (int r = 0; r < n; r++)
+            left -= x[r] * v[r];
+        chi2 += p->precision[i] * left * left;
+    }
+    return chi2;
+}
+
+/* Several of one block's scales and mins: as many unknowns, so it takes clearly more positions. */
+static void try_parts(struct search *s) {
+    const struct parts *p = s->p;
+    bool mins = par_decode_has_min(p->c->weight->type);
+    int n_subs = p->sub ? p->block / p->sub : 1, n = mins ? 2 * n_subs : n_subs;
+    for (int64_t b = 0; n <= MOST_PARTS && p->c->acts->n_pos >= n + 8 && b < p->n_blocks; b++) {
+        struct par_row_fit f = {.kind = PAR_FIT_BLOCK, .block_first = b, .block_last = b, .k_first = -1, .k_last = -1};
+        consider(s, &f, fit_parts(p, b, n_subs, mins), NULL);
+    }
+}
+
 /* The whole row: a constant added, or the sum of products times a factor. */
 static void try_row(struct search *s, enum par_fit_kind kind, double *v) {
     const struct parts *p = s->p;
@@ -615,6 +693,8 @@ static void search_families(struct search *s, double *v, double *num, double *de
         try_block_scales(s, PAR_FIT_BLOCK_MIN, v);
     if (!s->have && reals && !p->quantised)
         try_weights(s, 0, 0, num, den, NULL);
+    if (!s->have && p->quantised)
+        try_parts(s);
 }
 
 static bool is_outside(const struct par_row_case *c) {
@@ -678,6 +758,9 @@ void par_fit_describe(const struct par_row_fit *f, char *text, size_t size) {
         break;
     case PAR_FIT_BLOCK_MIN:
         (void)snprintf(text, size, "its min times %.7g", f->factor);
+        break;
+    case PAR_FIT_BLOCK:
+        (void)snprintf(text, size, "several of its scales and mins are wrong");
         break;
     case PAR_FIT_BIAS:
         (void)snprintf(text, size, "%+.6g is added", f->factor);

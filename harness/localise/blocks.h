@@ -20,6 +20,7 @@ enum par_fit_kind {
     PAR_FIT_MIN,         /* its min is */
     PAR_FIT_BLOCK_SCALE, /* the block's d is multiplied by `factor` */
     PAR_FIT_BLOCK_MIN,   /* its dmin is */
+    PAR_FIT_BLOCK,       /* several of the block's scales and mins are wrong */
     PAR_FIT_BIAS,        /* of no block: `factor` is added to the row at every position */
     PAR_FIT_ROW          /* of no block: the row's sum of products is multiplied by `factor` */
 };

@@ -367,10 +367,13 @@ static int layer_of(uint32_t type) {
     return -1;
 }
 
-enum block_edit { SCALE, MIN, D, DMIN, ZERO, N_EDITS };
+enum block_edit { SCALE, MIN, D, DMIN, ZERO, SCALES, N_EDITS };
 static const char *const edit_text[N_EDITS] = {"the scale of k = 1056-1087 off by +1",
-                                               "the min of k = 1056-1087 off by -1", "its scale times 1.5",
-                                               "its min times 1.5", "left out"};
+                                               "the min of k = 1056-1087 off by -1",
+                                               "its scale times 1.5",
+                                               "its min times 1.5",
+                                               "left out",
+                                               "several of its scales and mins are wrong"};
 
 /* A Q4_K block with a d of 2^-12, a dmin of 2^-9, and 20 as the scale and the min of sub-block 1. */
 static void set_block(uint8_t *b) {
@@ -389,6 +392,11 @@ static void edit_block(enum block_edit edit, uint8_t *b) {
         b[edit == D ? 1 : 3] |= 2;
     if (edit == ZERO)
         memset(b, 0, 4);
+    if (edit == SCALES) { /* sub-blocks 0 to 3 have each other's scales and mins */
+        uint8_t s[4] = {b[5], b[6], b[7], b[4]}, m[4] = {b[10], b[11], b[8], b[9]};
+        memcpy(b + 4, s, 4);
+        memcpy(b + 8, m, 4);
+    }
 }
 
 /* Block 4 of rows 20 to 23. */
