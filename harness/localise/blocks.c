@@ -686,11 +686,11 @@ static void search_families(struct search *s, double *v, double *num, double *de
     if (!s->have && reals)
         try_row(s, PAR_FIT_BIAS, v);
     if (!s->have && reals)
-        try_row(s, PAR_FIT_ROW, v);
-    if (!s->have && reals)
         try_block_scales(s, PAR_FIT_BLOCK_SCALE, v);
     if (!s->have && reals)
         try_block_scales(s, PAR_FIT_BLOCK_MIN, v);
+    if (!s->have && reals)
+        try_row(s, PAR_FIT_ROW, v);
     if (!s->have && reals && !p->quantised)
         try_weights(s, 0, 0, num, den, NULL);
     if (!s->have && p->quantised)
@@ -727,8 +727,95 @@ enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit
     return FWD_OK;
 }
 
+/* ---- errors inside a block -----------------------------------------------------------------------------------------
+ */
+/* Adds to gram[n_pos][n_pos] (lower half) the covariance of a block's contributions when each of its codes is off by an
+ * independent amount of variance 1. x: room for n_pos. */
+static void add_covariance(const struct parts *p, int64_t b, double *gram, double *x) {
+    const struct par_acts *a = p->c->acts;
+    int n = a->n_pos;
+    for (int64_t k = b * p->block; k < (b + 1) * p->block; k++) {
+        double step = p->d[b] * p->scale[k / GROUP];
+        for (int i = 0; i < n; i++)
+            x[i] = step * act_scale(p, i, b) * (a->block > 1 ? a->code[i * a->k + k] : (double)a->value[i * a->k + k]);
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j <= i; j++)
+                gram[i * n + j] += x[i] * x[j];
+    }
+}
+
+/* log-likelihood of the residual under covariance `size` * gram + noise; work: [n_pos][n_pos + 1]. */
+static double likelihood(const struct parts *p, const double *gram, double size, double *work) {
+    int n = p->c->acts->n_pos;
+    double *a = work, *b = work + (size_t)n * (size_t)n, log_det = 0, square = 0;
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j <= i; j++)
+            a[i * n + j] = size * gram[i * n + j];
+        a[i * n + i] += p->precision[i] > 0 ? 1 / p->precision[i] : 1e30;
+        b[i] = p->residual[i];
+    }
+    if (!solve(a, b, n))
+        return -HUGE_VAL;
+    for (int i = 0; i < n; i++) {
+        log_det += 2 * log(a[i * n + i]);
+        square += p->residual[i] * b[i];
+    }
+    return -0.5 * (square + log_det);
+}
+
+/* The best over a few sizes of the error. */
+static double best_likelihood(const struct parts *p, const double *gram, double *work) {
+    int n = p->c->acts->n_pos;
+    double trace = 0, square = 0, best = -HUGE_VAL;
+    for (int i = 0; i < n; i++) {
+        trace += gram[i * n + i];
+        square += p->residual[i] * p->residual[i];
+    }
+    for (double times = 0.25; trace > 0 && times <= 4; times *= 2)
+        best = fmax(best, likelihood(p, gram, times * square / trace, work));
+    return best;
+}
+
+enum fwd_status par_row_span(const struct par_row_case *c, double *like, struct fwd_error *err) {
+    struct parts p;
+    FWD_FAIL_IF(c->acts->n_pos < PAR_SPAN_POSITIONS, FWD_EUNSUPPORTED, err, "localise: %d positions, needs %d",
+                c->acts->n_pos, PAR_SPAN_POSITIONS);
+    FWD_TRY(make_parts(c, &p, err));
+    size_t n = (size_t)c->acts->n_pos, square = n * n;
+    double *gram = fwd_alloc(3 * square + 2 * n, sizeof *gram);
+    if (!gram) {
+        free_parts(&p);
+        FWD_FAIL(FWD_ENOMEM, err, "localise: no memory for %zu positions squared", n);
+    }
+    double *sum = gram + square, *work = sum + square, *x = work + square + n;
+    memset(sum, 0, square * sizeof *sum);
+    for (int64_t b = 0; b < p.n_blocks; b++) {
+        memset(gram, 0, square * sizeof *gram);
+        add_covariance(&p, b, gram, x);
+        for (size_t i = 0; i < square; i++)
+            sum[i] += gram[i];
+        like[b] = best_likelihood(&p, gram, work);
+    }
+    like[p.n_blocks] = best_likelihood(&p, sum, work);
+    memset(gram, 0, square * sizeof *gram); /* noise in proportion to the bound, of no connection with the input */
+    for (size_t i = 0; i < n; i++)
+        gram[i * n + i] = c->bound[i] * c->bound[i];
+    like[p.n_blocks + 1] = best_likelihood(&p, gram, work);
+    fwd_free(gram);
+    free_parts(&p);
+    return FWD_OK;
+}
+
 /* ---- in words ------------------------------------------------------------------------------------------------------
  */
+/* "its min times 1.5"; a factor of nothing but rounding is said as what it is. */
+static void describe_factor(const char *what, double factor, char *text, size_t size) {
+    if (fabs(factor) < 1e-6)
+        (void)snprintf(text, size, "%s left out", what);
+    else
+        (void)snprintf(text, size, "%s times %.7g", what, factor);
+}
+
 void par_fit_describe(const struct par_row_fit *f, char *text, size_t size) {
     long long k0 = f->k_first, k1 = f->k_last;
     switch (f->kind) {
@@ -754,13 +841,16 @@ void par_fit_describe(const struct par_row_fit *f, char *text, size_t size) {
         (void)snprintf(text, size, "the min of k = %lld-%lld off by %+d", k0, k1, f->delta);
         break;
     case PAR_FIT_BLOCK_SCALE:
-        (void)snprintf(text, size, "its scale times %.7g", f->factor);
+        describe_factor("its scale", f->factor, text, size);
         break;
     case PAR_FIT_BLOCK_MIN:
-        (void)snprintf(text, size, "its min times %.7g", f->factor);
+        describe_factor("its min", f->factor, text, size);
         break;
     case PAR_FIT_BLOCK:
         (void)snprintf(text, size, "several of its scales and mins are wrong");
+        break;
+    case PAR_FIT_CODES:
+        (void)snprintf(text, size, "many of its weights are read wrongly");
         break;
     case PAR_FIT_BIAS:
         (void)snprintf(text, size, "%+.6g is added", f->factor);

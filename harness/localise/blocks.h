@@ -21,6 +21,7 @@ enum par_fit_kind {
     PAR_FIT_BLOCK_SCALE, /* the block's d is multiplied by `factor` */
     PAR_FIT_BLOCK_MIN,   /* its dmin is */
     PAR_FIT_BLOCK,       /* several of the block's scales and mins are wrong */
+    PAR_FIT_CODES,       /* its codes are read wrongly (par_row_span) */
     PAR_FIT_BIAS,        /* of no block: `factor` is added to the row at every position */
     PAR_FIT_ROW          /* of no block: the row's sum of products is multiplied by `factor` */
 };
@@ -69,6 +70,13 @@ int par_fit_block_values(const struct spec_weight *w);
 bool par_row_repeats(const struct par_row_case *c);
 /* kind == PAR_FIT_NONE: nothing fits, or more than one block does. */
 enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit *out, struct fwd_error *err);
+
+/* For errors that have no single number, codes read wrongly say: how well the row's residual fits a wrong block, a
+ * wrong row as a whole (like[n_blocks]) or none of that (like[n_blocks + 1]), as log-likelihoods that may be added over
+ * rows. Weights are wrong by independent amounts; the residual then varies over positions as the block's activations
+ * do. Less than PAR_SPAN_POSITIONS positions say nothing: FWD_EUNSUPPORTED. */
+enum { PAR_SPAN_POSITIONS = 16 };
+enum fwd_status par_row_span(const struct par_row_case *c, double *like, struct fwd_error *err);
 
 /* "one weight, k = 1302, off by +1" */
 void par_fit_describe(const struct par_row_fit *fit, char *text, size_t size);

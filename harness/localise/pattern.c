@@ -466,18 +466,21 @@ static void name_row_error(const struct par_row_fit *fits, int n, const struct p
                        fit->kind == PAR_FIT_BIAS ? "a constant of its own is added" : "times a factor of its own");
 }
 
-static void name_blocks(const struct par_row_fit *fits, int n, const struct par_row_fit *fit, const char *where,
-                        struct par_pattern *out) {
+static void name_blocks(const struct par_row_fit *fits, int n, const struct par_row_fit *fit, int64_t n_blocks,
+                        const char *where, struct par_pattern *out) {
     char what[96], blocks[48];
     bool same_k = true;
     for (int i = 0; i < n; i++)
         same_k = same_k && (!same_part(&fits[i], fit) || fits[i].k_first == fit->k_first);
+    same_k = same_k || fit->kind == PAR_FIT_CODES;
     out->k_first = same_k ? fit->k_first : -1;
     out->k_last = same_k ? fit->k_last : -1;
     out->block_share = fit->share;
     for (int64_t b = fit->block_first; b <= fit->block_last && out->n_blocks < PAR_PATTERN_BLOCKS; b++)
         out->block[out->n_blocks++] = b;
-    if (fit->block_first == fit->block_last)
+    if (n_blocks > 1 && fit->block_last - fit->block_first == n_blocks - 1)
+        (void)snprintf(blocks, sizeof blocks, "all K-blocks");
+    else if (fit->block_first == fit->block_last)
         (void)snprintf(blocks, sizeof blocks, "K-block %lld", (long long)fit->block_first);
     else
         (void)snprintf(blocks, sizeof blocks, "K-blocks %lld-%lld", (long long)fit->block_first,
@@ -487,6 +490,39 @@ static void name_blocks(const struct par_row_fit *fits, int n, const struct par_
         (void)snprintf(out->text, sizeof out->text, "%s of %s: %s", blocks, where, what);
     else
         (void)snprintf(out->text, sizeof out->text, "%s of %s", blocks, where);
+}
+
+/* No one number explains the rows: does the shape of their residuals over positions point into one block? Named only
+ * when that is far likelier than any other block, than the row as a whole, and than noise. */
+static enum fwd_status find_span(struct rows *r, const int64_t *rows, int n, struct par_row_fit *fit,
+                                 struct fwd_error *err) {
+    const double far = 40; /* of log-likelihood: odds of 10^17 */
+    int64_t n_blocks = r->weight->n_cols / par_fit_block_values(r->weight), best = 0;
+    if (n_blocks < 2 || r->acts.n_pos < PAR_SPAN_POSITIONS)
+        return FWD_OK;
+    double *sum = fwd_calloc(2 * (size_t)(n_blocks + 2), sizeof *sum);
+    FWD_FAIL_IF(!sum, FWD_ENOMEM, err, "localise: no memory for %lld blocks", (long long)n_blocks);
+    double *like = sum + n_blocks + 2;
+    enum fwd_status rc = FWD_OK;
+    for (int i = 0; rc == FWD_OK && i < n; i++) {
+        float bias;
+        struct par_row_case c;
+        rc = load_row(r, rows[i], &bias, &c, err);
+        if (rc == FWD_OK)
+            rc = par_row_span(&c, like, err);
+        for (int64_t b = 0; rc == FWD_OK && b < n_blocks + 2; b++)
+            sum[b] += like[b];
+    }
+    for (int64_t b = 1; b < n_blocks + 2; b++)
+        best = sum[b] > sum[best] ? b : best;
+    bool clear = best < n_blocks;
+    for (int64_t b = 0; b < n_blocks + 2; b++)
+        clear = clear && (b == best || sum[best] - sum[b] > far);
+    fwd_free(sum);
+    if (rc == FWD_OK && clear)
+        *fit = (struct par_row_fit){
+            .kind = PAR_FIT_CODES, .block_first = best, .block_last = best, .k_first = -1, .k_last = -1};
+    return rc;
 }
 
 static enum fwd_status explain_rows(struct rows *r, const char *where, struct par_pattern *out, bool *found,
@@ -501,6 +537,11 @@ static enum fwd_status explain_rows(struct rows *r, const char *where, struct pa
         FWD_TRY(par_row_explain(&c, &fits[i], err));
     }
     const struct par_row_fit *fit = agreed(fits, n);
+    struct par_row_fit span = {.kind = PAR_FIT_NONE};
+    if (!fit) {
+        FWD_TRY(find_span(r, rows, n, &span, err));
+        fit = span.kind == PAR_FIT_NONE ? NULL : &span;
+    }
     *found = fit != NULL;
     if (!fit)
         return FWD_OK;
@@ -508,7 +549,7 @@ static enum fwd_status explain_rows(struct rows *r, const char *where, struct pa
     if (fit->kind == PAR_FIT_BIAS || fit->kind == PAR_FIT_ROW)
         name_row_error(fits, n, fit, all ? "every row" : where, out);
     else
-        name_blocks(fits, n, fit, all ? "every row" : where, out);
+        name_blocks(fits, n, fit, r->weight->n_cols / out->block_values, all ? "every row" : where, out);
     r->s->bias_is_wrong = fit->kind == PAR_FIT_BIAS && r->bias;
     return FWD_OK;
 }
