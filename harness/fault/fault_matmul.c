@@ -33,10 +33,12 @@ static void break_blocks(const struct product *p, int64_t n, double *delta) {
     const struct fwd_weight *w = p->call->weight;
     const uint8_t *row = row_bytes_at(w, n);
     int values = fault_block_values(w->type);
-    int64_t n_blocks = (w->n_cols + values - 1) / values;
+    int64_t n_blocks = (w->n_cols + values - 1) / values, only = p->f->block;
+    if (only < 0 && p->f->row->kind == FAULT_BLOCK_NEXT_ROW) /* one block, which is no part of the fault's place */
+        only = (int64_t)(fault_hash(p->f, 11) % (uint64_t)n_blocks);
     for (int64_t at = 0; at < n_blocks; at++) {
         struct fault_block good, bad;
-        if (p->f->block >= 0 && at != p->f->block)
+        if (only >= 0 && at != only)
             continue;
         fault_open_block(w->type, row + at * fault_block_bytes(w->type), w->n_cols - at * values, &good);
         bad = good;
