@@ -2,7 +2,9 @@
  * taps, the path goes on from them, and every op has to stay inside the bound that follows from its declaration.
  * Declarations that promise too much, or too little, have to fail the same test. */
 #include "spec/judge.h"
+#include "spec/look_matmul.h"
 #include "spec/spec_decode.h"
+#include "spec/spec_quant.h"
 
 #include "test/adversary.h"
 
@@ -63,6 +65,8 @@ struct run {
     struct fwd_session *session;
     struct par_judge *judge;
     struct fwd_path_info info;
+    fwd_tap_fn *tap; /* on_tap unless changed */
+    void *tap_ud;
 };
 
 /* An op whose output is overwritten is not judged, the ops that read it are. Either half of the taps is written, so
@@ -157,8 +161,8 @@ static void run_tokens(struct run *r, const int32_t *tokens, int pos0, int n) {
     a.want_logits = want;
     a.logits = logits;
     a.logits_f64 = logits_f64;
-    a.tap = on_tap;
-    a.tap_ud = r;
+    a.tap = r->tap ? r->tap : on_tap;
+    a.tap_ud = r->tap ? r->tap_ud : r;
     ck_assert_msg(r->path->run(r->session, &a, &err) == FWD_OK, "%s", err.message);
 }
 
@@ -379,6 +383,144 @@ START_TEST(holds) {
 }
 END_TEST
 
+/* ---- the declared order is the path's
+ * ---------------------------------------------------------------------------------- */
+/* The last input of each product, as it came. */
+struct order_check {
+    struct run *run;
+    struct fwd_view input[FWD_OP_COUNT][2]; /* floats, blocks */
+    uint64_t n_same, n_other, n_skipped;
+};
+
+static void keep_input(struct order_check *c, const struct fwd_view *v) {
+    c->input[v->op][v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32] = *v;
+}
+
+static enum fwd_op input_of(enum fwd_op op) {
+    switch (op) {
+    case FWD_OP_ATTN_OUT:
+        return FWD_OP_KQV_OUT;
+    case FWD_OP_FFN_GATE:
+    case FWD_OP_FFN_UP:
+        return FWD_OP_FFN_NORM;
+    case FWD_OP_FFN_OUT:
+        return FWD_OP_FFN_SWIGLU;
+    case FWD_OP_RESULT_OUTPUT:
+        return FWD_OP_RESULT_NORM;
+    default:
+        return FWD_OP_ATTN_NORM;
+    }
+}
+
+/* The activations of position i for the second look. */
+struct activations {
+    double x[MOST_WIDTH], scale[MOST_WIDTH / 32];
+    int16_t code[MOST_WIDTH], sum16[MOST_WIDTH / 16];
+};
+
+static void load_activations(const struct fwd_view *in, int i, struct activations *a) {
+    const uint8_t *row = (const uint8_t *)in->data + i * in->nb[1];
+    int block = par_q8_block_values(in->dtype), n = (int)in->ne[0];
+    for (int k = 0; k < n && !block; k++)
+        a->x[k] = in->dtype == FWD_F64 ? ((const double *)(const void *)row)[k]
+                                       : (double)((const float *)(const void *)row)[k];
+    for (int b = 0; block && b < n / block; b++) {
+        struct spec_q8 q;
+        bool sums_agree;
+        par_q8_read(in->dtype, row + (size_t)b * par_q8_block_bytes(in->dtype), &q, &sums_agree);
+        a->scale[b] = (double)q.d;
+        for (int k = 0; k < block; k++)
+            a->code[b * block + k] = q.q[k];
+        for (int k = 0; k < block / 16; k++)
+            a->sum16[(b * block) / 16 + k] = (int16_t)q.sum16[k];
+    }
+}
+
+/* A few rows of a product at every position: added again as declared, they have to be the same bits. */
+static void check_order(struct order_check *c, const struct fwd_view *out) {
+    static struct activations a;
+    struct fwd_numerics nm = {.size = sizeof nm};
+    ck_assert(get_numerics(c->run, out->op, out->layer, &nm));
+    bool blocks = nm.act == FWD_Q8_K || nm.act == FWD_Q8_32;
+    const struct fwd_view *in = &c->input[blocks ? input_of(out->op) + 1 : input_of(out->op)][blocks];
+    const struct spec_weight *w = par_spec_weight(c->run->pass->m->spec, out->op, out->layer);
+    const struct spec_weight *bias = par_spec_bias(c->run->pass->m->spec, out->op, out->layer);
+    if (in->dtype != nm.act || nm.dequantised) { /* a second format beside the tap's: only one of them is here */
+        c->n_skipped++;
+        return;
+    }
+    for (int i = 0; i < out->n_pos; i++) {
+        load_activations(in, i, &a);
+        for (int64_t r = 0; r < w->n_rows; r += 1 + w->n_rows / 7) {
+            struct par_matmul_look look = {.w = w, .row = r, .numerics = &nm, .step = 1};
+            look.block = blocks ? par_q8_block_values(nm.act) : 1;
+            look.bias = bias ? (const float *)(const void *)bias->data + r : NULL;
+            look.x = a.x;
+            look.code = a.code;
+            look.sum16 = a.sum16;
+            look.scale = a.scale;
+            const uint8_t *row = (const uint8_t *)out->data + i * out->nb[1];
+            double got = out->dtype == FWD_F64 ? ((const double *)(const void *)row)[r]
+                                               : (double)((const float *)(const void *)row)[r];
+            double again, about; /* against twice the value, so that all of it counts as the order's doing */
+            if (!isfinite(got) || got == 0)
+                c->n_skipped++;
+            else if (par_look_matmul(&look, 2 * got, got, &again, &about) && again == got)
+                c->n_same++;
+            else
+                c->n_other++;
+        }
+    }
+}
+
+static int on_tap_of_order(void *ud, const struct fwd_view *v) {
+    struct order_check *c = ud;
+    if (weight_type(c->run->pass->shape, v->op, v->layer) != UINT32_MAX)
+        check_order(c, v);
+    if (is_written(c->run->pass, v->op))
+        write_view(c->run->pass, v);
+    keep_input(c, v);
+    return 0;
+}
+
+static void lanes_of_two(enum fwd_op op, struct fwd_numerics *n) {
+    (void)op;
+    n->lanes = 2;
+    n->chain_extra += 64;
+}
+
+/* Second looks rest on it, and bounds by partial sums. */
+START_TEST(order) {
+    static const char *const paths[] = {"q4k-cpu", "f32", "f64"};
+    const struct lie other = {"two lanes", lanes_of_two, false, NULL, NULL};
+    static struct order_check c[2];
+    memset(c, 0, sizeof c);
+    for (int wrong = 0; wrong < 2; wrong++)
+        for (int sh = 0; sh < N_SHAPES; sh++) {
+            struct made m;
+            struct run r;
+            made_open(&m, &shapes[sh]);
+            struct pass p = {.m = &m, .shape = &shapes[sh], .subject = {paths[_i], NULL, NULL}, .n_tokens = 9};
+            p.kv = FWD_F32;
+            p.lie = wrong ? &other : NULL;
+            p.plain = true;
+            p.seed = 5;
+            open_run(&r, &p);
+            c[wrong].run = &r;
+            r.tap = on_tap_of_order;
+            r.tap_ud = &c[wrong];
+            drive(&r);
+            close_run(&r);
+            made_free(&m);
+        }
+    printf("%s: %llu elements added again, %llu skipped; in two lanes %llu of them are others\n", paths[_i],
+           (unsigned long long)c[0].n_same, (unsigned long long)c[0].n_skipped, (unsigned long long)c[1].n_other);
+    ck_assert_uint_eq(c[0].n_other, 0);
+    ck_assert_uint_ge(c[0].n_same, 3000);
+    ck_assert_uint_ge(c[1].n_other, 1000);
+}
+END_TEST
+
 /* ---- a declaration that promises too much fails
  * -------------------------------------------------------------------------- */
 static bool is_product(int c) {
@@ -583,7 +725,10 @@ int main(void) {
         const char *name;
         const TTest *test;
         int n;
-    } cases[] = {{"holds", holds, N_SUBJECTS}, {"too_much", too_much, N_LIES}, {"too_little", too_little, 3}};
+    } cases[] = {{"holds", holds, N_SUBJECTS},
+                 {"order", order, 3},
+                 {"too_much", too_much, N_LIES},
+                 {"too_little", too_little, 3}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TCase *t = tcase_create(cases[i].name);
         tcase_set_timeout(t, check_long ? 1800 : 120);
