@@ -15,7 +15,7 @@
 struct selftest_options {
     struct par_common common;
     const char *ref, *paths, *faults, *out;
-    int n_seeds, n_prompts, n_weights, clean_elements;
+    int n_seeds, n_prompts, n_weights, clean_elements, reach;
     bool quick, json, list;
 };
 
@@ -26,6 +26,8 @@ static int fill_options(struct selftest_options *o, struct par_opt *rows) {
         {"prompts", 0, PAR_OPT_INT, &o->n_prompts, 0, 64, "N", "prompts of the clean runs (default 20, 0: none)"},
         {"weights", 0, PAR_OPT_INT, &o->n_weights, 0, 1000000, "N",
          "change one 4-bit weight by one, N times (default 1000; quick 200)"},
+        {"reach", 0, PAR_OPT_INT, &o->reach, 0, 1024, "N",
+         "judge only N layers above the planted one (default all; quick 1)"},
         {"clean-elements", 0, PAR_OPT_INT, &o->clean_elements, 0, INT_MAX, "N",
          "judge at least N elements in clean runs (default 1000000000)"},
         {"ref", 0, PAR_OPT_STRING, &o->ref, 0, 0, "PATH", "the reference path (default f32)"},
@@ -103,6 +105,7 @@ static int run(const struct selftest_options *o, const struct par_input *in, con
                                            .n_seeds = o->quick ? 1 : o->n_seeds,
                                            .n_prompts = o->n_prompts,
                                            .n_weights = o->n_weights,
+                                           .reach = o->reach,
                                            .clean_elements = (uint64_t)o->clean_elements,
                                            .quick = o->quick,
                                            .progress = show_progress};
@@ -124,8 +127,13 @@ static int run(const struct selftest_options *o, const struct par_input *in, con
 }
 
 int cmd_selftest(int argc, char **argv) {
-    struct selftest_options o = {
-        .ref = "f32", .paths = "q4k-cpu", .n_seeds = 2, .n_prompts = 20, .n_weights = -1, .clean_elements = -1};
+    struct selftest_options o = {.ref = "f32",
+                                 .paths = "q4k-cpu",
+                                 .n_seeds = 2,
+                                 .n_prompts = 20,
+                                 .n_weights = -1,
+                                 .reach = -1,
+                                 .clean_elements = -1};
     struct par_opt rows[PAR_COMMON_OPTS + 16];
     struct fwd_error err = {0};
     struct par_input in;
@@ -149,6 +157,8 @@ int cmd_selftest(int argc, char **argv) {
         return list_faults();
     if (o.clean_elements < 0)
         o.clean_elements = o.quick ? 10000000 : 1000000000;
+    if (o.quick && o.reach < 0)
+        o.reach = 1;
     if (o.n_weights < 0)
         o.n_weights = o.quick ? 200 : 1000;
     if (rc == FWD_OK && !model)

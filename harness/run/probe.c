@@ -271,6 +271,11 @@ static bool is_known(struct pass *w, const struct fwd_view *v) {
     return depth < w->changed_layer && depth < w->known_below;
 }
 
+/* Too far above the planted op to be looked at. */
+static bool is_beyond(const struct pass *w, const struct fwd_view *v) {
+    return w->args->reach >= 0 && w->known_below >= 0 && depth_of(w, v->op, v->layer) > w->known_below + w->args->reach;
+}
+
 static bool known_view(void *ud, const struct fwd_view *v) {
     (void)v;
     return ((const struct pass *)ud)->known;
@@ -283,6 +288,7 @@ static int on_tap(void *ud, const struct fwd_view *v) {
         return w->rc != FWD_OK;
     w->known = is_known(w, v);
     w->judged[(size_t)(v->layer + 1) * FWD_OP_COUNT + (size_t)v->op] |= !w->known;
+    w->known = w->known || is_beyond(w, v);
     (void)par_judge_tap(w->judge, v);
     if (w->rc == FWD_OK && w->args->keep)
         w->rc = par_store_put(w->args->keep, v, w->err);

@@ -39,6 +39,7 @@ struct par_probe_args {
     bool repeat;      /* also without taps, and again after a longer sequence (only while no op is accused) */
     const struct par_probe *clean; /* the same pass without the fault: what still has its bits, and was made from taps
                                     * that have, is not judged again. NULL: everything is */
+    int reach;                     /* of layers above the planted one judge so many; -1: all */
     struct par_store *keep;        /* taps go here, or NULL */
     struct par_tool_gates *own;    /* held beside the clean run of the same path, or NULL */
     struct par_tool_gates *other;  /* held beside the other path, or NULL */

@@ -139,6 +139,7 @@ static struct par_probe_args args_of(const struct work *w) {
                                    .n_ids = w->base.n_ids,
                                    .schedule = PAR_SCHEDULE_PREFILL,
                                    .chunk = CHUNK,
+                                   .reach = w->o->reach,
                                    .evidence_bytes = EVIDENCE_BYTES};
 }
 
@@ -169,17 +170,17 @@ static void close_base(struct base *b) {
     memset(b, 0, sizeof *b);
 }
 
-/* A clean pass of the role, and what it looks like to other tools beside the other role's. */
-static enum fwd_status clean_pass(struct work *w, int role, bool again) {
+/* A clean pass of the role. beside: once the other role's taps are there, what it looks like beside them. */
+static enum fwd_status clean_pass(struct work *w, int role, bool keep, bool beside) {
     struct base *b = &w->base;
     struct par_probe_args args = args_of(w);
-    if (!again)
-        args.keep = b->taps[role];
-    if (b->taps[1 - role] && again)
-        args.other = b->other_clean[role];
-    args.repeat = !again;
+    args.keep = keep ? b->taps[role] : NULL;
+    args.other = beside ? b->other_clean[role] : NULL;
+    args.repeat = keep;
     par_probe_free(&b->clean[role]);
     FWD_TRY(par_probe_run(w->prober[role], &args, &b->clean[role], w->err));
+    FWD_FAIL_IF(keep && !b->clean[role].same_bits && b->clean[role].repeated, FWD_ESTATE, w->err,
+                "selftest: the clean %s does not repeat its bits", path_of(w, role)->name);
     for (int i = 0; i < b->clean[role].n_rows; i++) {
         const struct par_op_row *row = &b->clean[role].rows[i];
         FWD_FAIL_IF(par_row_accused(row), FWD_ESTATE, w->err,
@@ -208,10 +209,10 @@ static enum fwd_status open_base(struct work *w, int n_prompt) {
         FWD_TRY(par_tool_gates_open(&b->other[role], b->taps[1 - role], n_layer, w->err));
         FWD_TRY(par_tool_gates_open(&b->other_clean[role], b->taps[1 - role], n_layer, w->err));
     }
-    for (int role = N_ROLES - 1; role >= 0; role--)
-        FWD_TRY(clean_pass(w, role, false));
-    for (int role = N_ROLES - 1; role >= 0; role--)
-        FWD_TRY(clean_pass(w, role, true));
+    FWD_TRY(clean_pass(w, PAR_ROLE_REFERENCE, true, false));
+    FWD_TRY(clean_pass(w, PAR_ROLE_CANDIDATE, true, true));
+    if (!w->o->quick) /* nothing is planted in the reference alone */
+        FWD_TRY(clean_pass(w, PAR_ROLE_REFERENCE, false, true));
     count_gate_alarms(w);
     return FWD_OK;
 }

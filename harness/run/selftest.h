@@ -19,6 +19,7 @@ struct par_selftest_options {
     const char *faults;              /* glob over fault names, or NULL: all; "": none */
     int n_seeds;                     /* places a fault */
     int n_prompts;                   /* of the clean runs; 0: none are made */
+    int reach;                       /* layers above the planted one whose ops are judged; -1: all */
     int n_weights;                   /* trials of one 4-bit weight off by one */
     uint64_t clean_elements;         /* judged in clean runs, at least */
     bool quick;                      /* faults in the candidate alone, clean runs on this machine's own kernels alone */

@@ -142,6 +142,7 @@ static enum fwd_status one_pass(struct clean *c, struct par_prober *prober, cons
                                   .n_ids = n_ids,
                                   .schedule = name.schedule,
                                   .chunk = name.chunk,
+                                  .reach = -1,
                                   .repeat = true};
     struct par_probe p;
     FWD_TRY(par_probe_run(prober, &args, &p, c->err));

@@ -33,6 +33,8 @@ static bool found_block(const struct par_fault *f, const struct par_spec_model *
     }
     int values = w ? par_decode_block_values(w->type) : 0;
     values = values > 1 ? values : 32; /* a block of a float type, as faults count them */
+    if (w && w->n_cols <= values && is_matmul(f->op))
+        return true; /* the row is one block */
     int64_t first = f->block * values, last = first + values - 1;
     if (!is_matmul(f->op))
         return p->row_first >= first && p->row_last <= last;

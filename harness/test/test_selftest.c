@@ -68,6 +68,7 @@ static struct par_probe run(struct par_prober *p, struct par_fault *fault, const
                                .n_ids = N_IDS,
                                .schedule = PAR_SCHEDULE_PREFILL,
                                .chunk = 5,
+                               .reach = -1,
                                .fault = fault,
                                .clean = clean,
                                .repeat = repeat,
@@ -121,7 +122,7 @@ END_TEST
 /* What is taken from the clean pass is what judging would have given. */
 START_TEST(known_taps_change_nothing) {
     static const char *const faults[] = {"rope-sign@Kcur_rope:3", "kv-scale@V_cache:2+pos=4", "nan-row@ffn_out:5",
-                                         "scale-half-precision@result_output", "tokens-shifted"};
+                                         "output-nudged@result_output+pos=14", "tokens-shifted"};
     struct par_prober *p = open_prober(path);
     struct par_probe clean = run(p, NULL, NULL, false);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
