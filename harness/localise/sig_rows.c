@@ -11,14 +11,19 @@
 
 /* ---- other positions ---------------------------------------------------------------------------------------------
  * a, b: call and position whose row stands here. */
+/* After the prompt a position that holds an earlier one's row holds an old result, unless that one has its row. */
+static bool may_be_exchanged(const struct sig_case *c, const struct sig_slot *s, int64_t pos, int64_t row) {
+    double off = fabs(par_sig_got(c, s->call, (int)pos, row) - par_sig_expected(c, s->call, s->pos, row));
+    return s->pos < c->context->n_prompt || pos > s->pos || off <= par_sig_bound(c, s->call, s->pos, row);
+}
+
 static void row_value(const struct sig_case *c, const struct sig_variant *v, const struct sig_element *e, int64_t n,
                       double *alt, double *bound, double *loose) {
     for (int64_t i = 0; i < n; i++) {
         const struct sig_slot *s = &c->slots[e[i].slot];
-        bool decode = s->pos >= c->context->n_prompt; /* one position a call: nothing to exchange it with */
         alt[i] = NAN;
         bound[i] = loose[i] = -1;
-        if (s->call != v->a || s->pos == v->b || decode)
+        if (s->call != v->a || s->pos == v->b || !may_be_exchanged(c, s, v->b, e[i].row))
             continue;
         alt[i] = par_sig_expected(c, (int)v->a, (int)v->b, e[i].row);
         bound[i] = loose[i] = isnan(alt[i]) ? -1 : par_sig_bound(c, (int)v->a, (int)v->b, e[i].row);

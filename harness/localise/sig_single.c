@@ -107,11 +107,13 @@ enum { MOST_ROWS = 64 };
 static double piece_value(const struct sig_row *r, const struct sig_act *a, const struct piece *p) {
     double code = 0, min = 0;
     for (int64_t g = p->first; g < p->first + p->n; g++) {
-        int32_t dot = 0;
-        for (int i = 0; i < 16; i++)
-            dot += r->q[16 * g + i] * a->q[16 * g + i];
-        code += r->d16[g] * a->d16[g] * dot;
-        min += r->m16[g] * a->d16[g] * a->sum16[g];
+        double dot = 0, sum = 0;
+        for (int64_t k = 16 * g; k < 16 * g + 16; k++) {
+            dot += r->q[k] * a->x[k];
+            sum += a->x[k];
+        }
+        code += r->d16[g] * dot;
+        min += r->m16[g] * sum;
     }
     return p->part == PART_CODES ? code : p->part == PART_MINIMA ? -min : code - min;
 }
@@ -188,7 +190,7 @@ static void one_scale(const struct sig_case *c, struct sig_fit *fit) {
     struct sig_row *row = par_sig_row_alloc(c, c->k);
     int64_t end = row_end(c, 0);
     struct piece piece;
-    if (!row || !par_sig_integer(c, &p) || end < 2 || !par_sig_read_row(&p, c->list[0].row, false, row)) {
+    if (!row || par_decode_block_values(p.type) < 2 || end < 2 || !par_sig_read_row(&p, c->list[0].row, false, row)) {
         fwd_free(row);
         return;
     }
