@@ -13,6 +13,10 @@
 
 enum { MAX_LOGIT_POSITIONS = 128 };
 
+bool par_row_suspect(const struct par_op_row *row) {
+    return par_row_accused(row) || (row->verdict == PAR_MISTRUSTED && row->n_over > 0);
+}
+
 double par_seconds(void) {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);

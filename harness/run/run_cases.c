@@ -9,10 +9,6 @@
 
 enum { MOST_CASES = 4 };
 
-static bool accused(const struct par_op_row *row) {
-    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
-}
-
 static void add_case(struct par_run *r, const struct par_report_case *row) {
     struct par_report *p = r->report;
     struct par_report_case *rows = par_text_alloc(r->text, (size_t)(p->n_cases + 1) * sizeof *rows);
@@ -79,7 +75,7 @@ static enum fwd_status cases_of_side(struct par_run *r, bool reference, int most
     double ratio = -1;
     for (int i = 0; i < r->n_ops; i++) {
         const struct par_op_row *row = reference ? &r->ops[i].ref : &r->ops[i].cand;
-        const struct par_evidence *item = accused(row) ? par_evidence_find(set, row->op, row->layer) : NULL;
+        const struct par_evidence *item = par_row_suspect(row) ? par_evidence_find(set, row->op, row->layer) : NULL;
         if (!item || item->n_calls == 0)
             continue;
         first = first ? first : item;
@@ -94,7 +90,7 @@ static enum fwd_status cases_of_side(struct par_run *r, bool reference, int most
 }
 
 enum fwd_status par_run_cases(struct par_run *r, struct fwd_error *err) {
-    if (!r->o->cases_dir || r->n_accused_cand + r->n_accused_ref == 0)
+    if (!r->o->cases_dir || r->evidence_cand.n + r->evidence_ref.n == 0)
         return FWD_OK;
     FWD_TRY(par_report_make_folder(r->o->cases_dir, err));
     FWD_TRY(cases_of_side(r, false, MOST_CASES / 2, err));

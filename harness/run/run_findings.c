@@ -12,10 +12,6 @@
 enum { MOST_FINDINGS = 48 };
 #define MOST_SECONDS 40.0
 
-static bool accused(const struct par_op_row *row) {
-    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
-}
-
 static void tell_where(struct par_run *r, const struct par_pattern *p, struct par_report_finding *out) {
     out->where = par_text_printf(r->text, "%s", p->text);
     if (p->tensor[0])
@@ -66,7 +62,7 @@ static enum fwd_status look_at_side(struct par_run *r, bool reference, int *n, d
     for (int i = 0; i < r->n_ops; i++) {
         const struct par_op_row *row = reference ? &r->ops[i].ref : &r->ops[i].cand;
         struct par_report_finding *out = reference ? &r->ops[i].ref_finding : &r->ops[i].cand_finding;
-        if (!accused(row))
+        if (!par_row_suspect(row))
             continue;
         const struct par_evidence *item = par_evidence_find(set, row->op, row->layer);
         const char *class_name = par_class_name(par_class_of(row->op));

@@ -5,10 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool accused(const struct par_op_row *row) {
-    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
-}
-
 /* ---- the verdict ---- */
 
 double par_run_figure(const struct par_run *r, const char *name, double otherwise) {
@@ -54,7 +50,7 @@ static enum par_verdict decide(const struct par_run *r) {
 static const struct par_op_row *first_accused(const struct par_run *r, bool ref) {
     for (int i = 0; i < r->n_ops; i++) {
         const struct par_op_row *row = ref ? &r->ops[i].ref : &r->ops[i].cand;
-        if (accused(row))
+        if (par_row_suspect(row))
             return row;
     }
     return NULL;
@@ -62,7 +58,7 @@ static const struct par_op_row *first_accused(const struct par_run *r, bool ref)
 
 static const struct par_report_finding *first_finding(const struct par_run *r, bool ref) {
     for (int i = 0; i < r->n_ops; i++)
-        if (accused(ref ? &r->ops[i].ref : &r->ops[i].cand))
+        if (par_row_suspect(ref ? &r->ops[i].ref : &r->ops[i].cand))
             return ref ? &r->ops[i].ref_finding : &r->ops[i].cand_finding;
     return NULL;
 }

@@ -126,10 +126,6 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
     return rc;
 }
 
-static bool accused(const struct par_op_row *row) {
-    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
-}
-
 static enum fwd_status make_op_rows(struct par_run *r, const struct par_op_row *rows, int n_rows,
                                     struct fwd_error *err) {
     r->ops = par_text_alloc(r->text, (size_t)n_rows * sizeof *r->ops);
@@ -259,7 +255,7 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
     FWD_TRY(make_op_rows(r, rows, n_rows, err));
     for (int i = 0; i < n_rows; i++) {
         r->ops[i].ref = rows[i];
-        r->n_accused_ref += accused(&rows[i]);
+        r->n_accused_ref += par_row_accused(&rows[i]);
     }
     par_judge_take_evidence(w->judge, &r->evidence_ref);
     coverage_row(r, o->ref->name, "one call", every, w->judge);
@@ -293,7 +289,7 @@ static void find_worst(struct par_run *r) {
     double best = -1;
     for (int i = 0; i < r->n_ops; i++) {
         const struct par_op_row *row = &r->ops[i].cand;
-        if (!accused(row))
+        if (!par_row_accused(row))
             continue;
         double ratio = row->verdict == PAR_NONFINITE ? HUGE_VAL : row->ratio_max;
         if (ratio > best) {
@@ -354,7 +350,7 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
         if (at < 0)
             continue;
         r->ops[at].cand = rows[i];
-        r->n_accused_cand += accused(&rows[i]);
+        r->n_accused_cand += par_row_accused(&rows[i]);
         par_metrics_end(w->metrics[at], &r->ops[at].free_run);
         r->ops[at].has_free_run = r->ops[at].free_run.n > 0;
         const struct par_ledger *ledger = w->ledger ? par_run_ledger_row(w->ledger, rows[i].op, rows[i].layer) : NULL;
@@ -450,7 +446,7 @@ static enum fwd_status look_again(struct par_run *r, struct fwd_session *session
     if (rc == FWD_OK && judged)
         rc = par_judge_rows(w.judge, &rows, &n_rows, err);
     for (int i = 0; rc == FWD_OK && i < n_rows; i++)
-        if (accused(&rows[i])) {
+        if (par_row_accused(&rows[i])) {
             out->n_accused++;
             out->n_accused_of[par_class_of(rows[i].op)]++;
         }

@@ -11,10 +11,6 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-static bool accused(const struct par_op_row *row) {
-    return row->verdict == PAR_DIVERGED || row->verdict == PAR_NONFINITE;
-}
-
 /* ---- figures of the ops ---- */
 
 struct tally {
@@ -24,9 +20,9 @@ struct tally {
 
 static void add_row(struct tally *t, const struct par_op_row *row) {
     t->judged += (double)row->n_judged;
-    t->accused[par_class_of(row->op)] += accused(row);
+    t->accused[par_class_of(row->op)] += par_row_accused(row);
     t->judged_in[par_class_of(row->op)] += (double)row->n_judged;
-    t->total_accused += accused(row);
+    t->total_accused += par_row_accused(row);
     t->nonfinite += row->verdict == PAR_NONFINITE;
     t->unmeasured += row->verdict == PAR_UNMEASURED && !row->absent;
     t->mistrusted += row->verdict == PAR_MISTRUSTED;

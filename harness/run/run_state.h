@@ -3,6 +3,7 @@
 #define HARNESS_RUN_RUN_STATE_H
 
 #include "fault/fault_set.h"
+#include "run/probe.h"
 #include "run/run.h"
 #include "spec/evidence.h"
 #include "tap/store.h"
@@ -77,6 +78,9 @@ struct par_run {
     double seconds[16];                /* by phase, for the receipt */
 };
 
+/* Accused (run/probe.h), or an output so degenerate (constant, mostly zero) that it counts as mistrusted: worth a name either way.
+ */
+bool par_row_suspect(const struct par_op_row *row);
 double par_seconds(void); /* monotonic */
 void par_run_progress(const struct par_run *r, const char *what, int64_t done, int64_t total);
 
