@@ -348,9 +348,9 @@ END_TEST
 
 static const struct refusal {
     const char *text, *says;
-} refusals[] = {{"no-such-fault", "expected a name"},
-                {"", "expected a name"},
-                {"rope-pairin", "such as rope-pairing"},
+} refusals[] = {{"no-such-fault", "the nearest is"},
+                {"", "the nearest is"},
+                {"rope-pairin", "the nearest is rope-pairing"},
                 {"ref:gqa-modulo", "all paths share"},
                 {"ref:act-code", "nothing that it could break"},
                 {"gqa-modulo@kqv_out", "no single op"},
