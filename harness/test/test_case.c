@@ -174,16 +174,18 @@ static bool accuse(struct run *r, const char *path, const char *fault, enum fwd_
                                   .n_batch = N_IDS,
                                   .kv_type = FWD_F16,
                                   .head = head};
-    r->context = (struct par_case_context){.file = model.file,
-                                           .spec = model.spec,
-                                           .pool = model.pool,
-                                           .model_name = "made",
-                                           .path = choose_path(path, fault == NULL),
-                                           .knobs = &r->knobs,
-                                           .schedule = schedule,
-                                           .ids = r->ids,
-                                           .n_prompt = N_PROMPT,
-                                           .n_ids = N_IDS};
+    r->context =
+        (struct par_case_context){.file = model.file,
+                                  .spec = model.spec,
+                                  .pool = model.pool,
+                                  .model_name = "made",
+                                  .path = choose_path(path, fault == NULL),
+                                  .role = fault && !strncmp(fault, "ref:", 4) ? PAR_ROLE_REFERENCE : PAR_ROLE_CANDIDATE,
+                                  .knobs = &r->knobs,
+                                  .schedule = schedule,
+                                  .ids = r->ids,
+                                  .n_prompt = N_PROMPT,
+                                  .n_ids = N_IDS};
     if (fault && !plant(r, fault))
         return false;
     const struct fwd_path *p = r->context.path;
@@ -228,6 +230,7 @@ static const struct row {
     {"q4k-cpu", "gqa-modulo", FWD_OP_KQV_OUT, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL},
     {"q4k-cpu", "eps-other-model", FWD_OP_ATTN_NORM, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL},
     {"f32", "eps-other-model", FWD_OP_ATTN_NORM, FWD_HEAD_QUANT, PAR_SCHEDULE_PREFILL},
+    {"f32", "ref:rope-pairing@Kcur_rope:2", FWD_OP_KCUR_ROPE, FWD_HEAD_QUANT, PAR_SCHEDULE_NOCACHE},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
@@ -448,6 +451,75 @@ START_TEST(read_only_taps) {
 }
 END_TEST
 
+/* What counts as the recorded reason: side and amount, in bounds. */
+START_TEST(the_same_reason) {
+    struct run r;
+    struct par_case c;
+    make_bug("q4k-cpu", FWD_OP_FFN_UP, &r, &c);
+    const struct par_replay_options options = {.path = r.context.path};
+    const struct par_case_element was = c.elements[0];
+    const struct par_case_element same = {was.pos, was.row, was.expected,
+                                          was.expected + (was.got - was.expected) * 1.05, was.bound};
+    static const struct {
+        double factor; /* of the recorded error */
+        bool same;
+    } rows_of_factors[] = {{1, true}, {1.05, true}, {0.95, true}, {1.2, false}, {0.8, false}, {-1, false}};
+    ck_assert(par_case_ratio(&same) > 1.02 * par_case_ratio(&was));
+    for (size_t i = 0; i < sizeof rows_of_factors / sizeof *rows_of_factors; i++) {
+        c.elements[0].got = was.expected + (was.got - was.expected) * rows_of_factors[i].factor;
+        struct par_replay out = replay(&c, &options);
+        ck_assert(is_red(&out));
+        ck_assert_msg(out.same_reason == rows_of_factors[i].same, "factor %g", rows_of_factors[i].factor);
+    }
+    c.elements[0] = was;
+    c.elements[0].row = (was.row + 7) % 512; /* the op fails, and not there */
+    struct par_replay elsewhere = replay(&c, &options);
+    ck_assert(is_red(&elsewhere) && !elsewhere.same_reason);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
+/* What may pass for the same failure while shrinking. */
+START_TEST(still_fails) {
+    const struct par_case_element was = {0, 0, 1, 1.5, 0.01}; /* ratio 50 */
+    static const struct {
+        struct par_case_element now;
+        bool same_side, either_side;
+    } table[] = {
+        {{0, 0, 1, 1.5, 0.01}, true, true},     {{0, 0, 2, 2.03, 0.01}, true, true},
+        {{0, 0, 2, 2.015, 0.01}, false, false}, /* less than twice the bound */
+        {{0, 0, 2, 2, 0.01}, false, false},     {{0, 0, 1, 0.5, 0.01}, false, true},
+        {{0, 0, 0, 0.5, 0.01}, false, false}, /* nothing left to compute */
+        {{0, 0, 1, NAN, 0.01}, false, false},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        ck_assert_int_eq(par_case_still_fails(&was, &table[i].now, 50, true), table[i].same_side);
+        ck_assert_int_eq(par_case_still_fails(&was, &table[i].now, 50, false), table[i].either_side);
+    }
+    const struct par_case_element slight = {0, 0, 1, 1.011, 0.01}; /* ratio 1.1: nine tenths of it, and above 1 */
+    const struct par_case_element as_slight = {0, 0, 1, 1.0105, 0.01}, inside = {0, 0, 1, 1.0099, 0.01};
+    ck_assert(par_case_still_fails(&slight, &as_slight, 1.1, true));
+    ck_assert(!par_case_still_fails(&slight, &inside, 1.1, true));
+}
+END_TEST
+
+/* Beside the planted fault there is a bug: the case says that it is red without the fault too. */
+START_TEST(red_without_the_fault) {
+    struct fwd_error err = {.message = ""};
+    struct run r;
+    struct par_case c;
+    struct par_case_info info;
+    make_bug("q4k-cpu", FWD_OP_FFN_GATE, &r, &c);
+    ck_assert(plant(&r, "rope-pairing@Qcur_rope:0"));
+    ck_assert_msg(par_case_make(&r.context, &r.evidence.items[0], case_path, &info, &err) == FWD_OK, "%s", err.message);
+    ck_assert(info.written);
+    ck_assert_msg(strstr(info.note, "without the planted fault too") != NULL, "%s", info.note);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
 static enum fwd_status refuse(void *ud, const char *path, struct fwd_error *err) {
     (void)ud;
     ck_assert_int_eq(access(path, F_OK), 0);
@@ -659,6 +731,9 @@ int main(void) {
     tcase_add_loop_test(t, catalogue_becomes_cases, 0, 1);
     tcase_add_loop_test(t, bug_becomes_case, 0, N_BUGS);
     tcase_add_loop_test(t, red_on_every_variant, 0, 11);
+    tcase_add_test(t, the_same_reason);
+    tcase_add_test(t, still_fails);
+    tcase_add_test(t, red_without_the_fault);
     tcase_add_test(t, read_only_taps);
     tcase_add_test(t, unverified_is_not_written);
     tcase_add_test(t, ddmin_finds_the_units);
