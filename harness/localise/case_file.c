@@ -12,7 +12,8 @@
 #include <string.h>
 
 /* ---- the declaration, as doubles in this order ------------------------------------------------------------------ */
-enum { N_FIELDS = 17, N_WHOLE = 12 };
+enum { N_FIELDS = 22, N_WHOLE = 17 };
+_Static_assert(sizeof(struct fwd_numerics) == 88, "a field that is new in the declaration belongs in this list too");
 static const struct {
     const char *name;
     double max;
@@ -23,6 +24,11 @@ static const struct {
     {"chain_block", 1 << 24},
     {"chain_per_block", 1 << 24},
     {"chain_extra", 1 << 24},
+    {"term_roundings", 1 << 24},
+    {"lanes", 1 << 24},
+    {"segment", 1 << 24},
+    {"key_lanes", 1 << 24},
+    {"key_segment", 1 << 24},
     {"final_roundings", 1 << 24},
     {"fma", 1},
     {"ftz", 1},
@@ -43,6 +49,11 @@ static void pack_numerics(const struct fwd_numerics *n, double out[N_FIELDS]) {
                                 n->chain_block,
                                 n->chain_per_block,
                                 n->chain_extra,
+                                n->term_roundings,
+                                n->lanes,
+                                n->segment,
+                                n->key_lanes,
+                                n->key_segment,
                                 n->final_roundings,
                                 n->fma,
                                 n->ftz,
@@ -70,17 +81,22 @@ static enum fwd_status unpack_numerics(struct fwd_numerics *n, const double v[N_
                                .chain_block = (int)v[3],
                                .chain_per_block = (int)v[4],
                                .chain_extra = (int)v[5],
-                               .final_roundings = (int)v[6],
-                               .fma = v[7] > 0,
-                               .ftz = v[8] > 0,
-                               .store = (enum fwd_dtype)(int)v[9],
-                               .angle = (enum fwd_accumulator)(int)v[10],
-                               .dequantised = v[11] > 0,
-                               .exp_ulp = (float)v[12],
-                               .div_ulp = (float)v[13],
-                               .sqrt_ulp = (float)v[14],
-                               .sincos_ulp = (float)v[15],
-                               .pow_ulp = (float)v[16]};
+                               .term_roundings = (int)v[6],
+                               .lanes = (int)v[7],
+                               .segment = (int)v[8],
+                               .key_lanes = (int)v[9],
+                               .key_segment = (int)v[10],
+                               .final_roundings = (int)v[11],
+                               .fma = v[12] > 0,
+                               .ftz = v[13] > 0,
+                               .store = (enum fwd_dtype)(int)v[14],
+                               .angle = (enum fwd_accumulator)(int)v[15],
+                               .dequantised = v[16] > 0,
+                               .exp_ulp = (float)v[17],
+                               .div_ulp = (float)v[18],
+                               .sqrt_ulp = (float)v[19],
+                               .sincos_ulp = (float)v[20],
+                               .pow_ulp = (float)v[21]};
     return FWD_OK;
 }
 

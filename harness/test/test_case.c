@@ -234,11 +234,13 @@ static const struct row {
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
+/* The last layer in which the op is accused: what all layers share must be found there too. */
 static const struct par_evidence *find_accused(const struct run *r, enum fwd_op op) {
+    const struct par_evidence *last = NULL;
     for (int i = 0; i < r->evidence.n; i++)
         if (r->evidence.items[i].op == op)
-            return &r->evidence.items[i];
-    return NULL;
+            last = &r->evidence.items[i];
+    return last;
 }
 
 static void make_case(const struct row *row, struct par_case_info *info, struct par_case *c) {
@@ -418,6 +420,28 @@ START_TEST(red_on_every_variant) {
         ck_assert_int_eq(other.verdict, PAR_UNMEASURED); /* it has no such op */
     else
         ck_assert_int_eq(other.verdict, PAR_HELD);
+    par_case_free(&c);
+    end_run(&r);
+}
+END_TEST
+
+/* The run's own choice of a kernel and of a bound are what a replay takes when it is told nothing. */
+START_TEST(knobs_are_recorded) {
+    struct fwd_error err = {.message = ""};
+    struct run r;
+    struct par_case c;
+    struct par_case_info info;
+    make_bug("f32", FWD_OP_FFN_OUT, &r, &c);
+    par_case_free(&c);
+    r.knobs.force = "matmul_f=ref";
+    r.context.bound = PAR_BOUND_WORST;
+    ck_assert_msg(par_case_make(&r.context, &r.evidence.items[0], case_path, &info, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(info.written, "%s", info.note);
+    ck_assert_int_eq(par_case_read(&c, case_path, &err), FWD_OK);
+    ck_assert_int_eq(c.bound, PAR_BOUND_WORST);
+    struct par_replay red = replay(&c, &(struct par_replay_options){.path = r.context.path});
+    ck_assert(red.same_reason && memcmp(&red.elements[0], &c.elements[0], sizeof c.elements[0]) == 0);
+    ck_assert_str_eq(red.variant, "matmul_f ref");
     par_case_free(&c);
     end_run(&r);
 }
@@ -731,6 +755,7 @@ int main(void) {
     tcase_add_loop_test(t, catalogue_becomes_cases, 0, 1);
     tcase_add_loop_test(t, bug_becomes_case, 0, N_BUGS);
     tcase_add_loop_test(t, red_on_every_variant, 0, 11);
+    tcase_add_test(t, knobs_are_recorded);
     tcase_add_test(t, the_same_reason);
     tcase_add_test(t, still_fails);
     tcase_add_test(t, red_without_the_fault);
