@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_PROMPTS = 64, MOST_TOKENS = 96, FEW_TOKENS = 10, MAX_ROUNDS = 1000, N_SCHEDULES = 4 };
+enum { MAX_PROMPTS = 64, MOST_TOKENS = 64, FEW_TOKENS = 10, MAX_ROUNDS = 1000, N_SCHEDULES = 4 };
 static const char prompts_file[] = "fixtures/prompts/selftest.txt";
 
 struct prompt {
@@ -186,8 +186,8 @@ static bool is_enough(const struct clean *c, int round) {
     return round > 0 && c->out->n_elements >= c->o->clean_elements;
 }
 
-/* The prompts that this round gives to the variant. */
-static enum fwd_status run_variant(struct clean *c, int n_variant, int round) {
+/* The prompts that this round gives to the variant, number `place` of the n_here that can run. */
+static enum fwd_status run_variant(struct clean *c, int n_variant, int place, int n_here, int round) {
     const struct variant *v = &variants[n_variant];
     struct fwd_knobs knobs = knobs_of(c, v);
     struct par_prober_options options = {.file = c->o->file,
@@ -207,14 +207,12 @@ static enum fwd_status run_variant(struct clean *c, int n_variant, int round) {
             raise_alarm(c, &(struct pass_name){v, options.path->name, "", PAR_SCHEDULE_PREFILL, 0}, NULL, text);
     }
     for (int i = 0; rc == FWD_OK && i < c->n_prompts && !is_enough(c, round); i++) {
-        /* each prompt goes through two candidates and one reference a round; the slow kernels get a few */
-        bool mine = v->few ? i % 7 == round % 7 : (i + n_variant + round) % 3 == 0;
-        if (!mine)
+        if ((i + round) % n_here != place) /* each prompt goes through one variant a round, another one each time */
             continue;
         if (c->o->progress)
             c->o->progress(c->o->progress_ud, "clean runs, elements judged", (int64_t)c->out->n_elements,
                            (int64_t)c->o->clean_elements);
-        rc = one_pass(c, prober, v, &c->prompts[i], i / 3 + n_variant + round);
+        rc = one_pass(c, prober, v, &c->prompts[i], i / n_here + n_variant + round);
         c->prompt_seen[i] = c->variant_seen[n_variant] = true;
     }
     par_prober_close(prober);
@@ -225,10 +223,13 @@ enum fwd_status par_selftest_clean_runs(const struct par_selftest_options *optio
                                         struct fwd_pool *pool, struct par_selftest_clean *out, struct fwd_error *err) {
     struct clean c = {.o = options, .spec = spec, .pool = pool, .out = out, .err = err};
     enum fwd_status rc = options->tokenizer ? load_prompts(&c) : given_prompt(&c);
+    int here[N_VARIANTS], n_here = 0;
+    for (int i = 0; i < N_VARIANTS; i++)
+        if (is_here(&c, &variants[i]))
+            here[n_here++] = i;
     for (int round = 0; rc == FWD_OK && round < MAX_ROUNDS && !is_enough(&c, round); round++)
-        for (int i = 0; rc == FWD_OK && i < N_VARIANTS && !is_enough(&c, round); i++)
-            if (is_here(&c, &variants[i]))
-                rc = run_variant(&c, i, round);
+        for (int i = 0; rc == FWD_OK && i < n_here && !is_enough(&c, round); i++)
+            rc = run_variant(&c, here[i], i, n_here, round);
     for (int i = 0; i < c.n_prompts; i++) {
         out->n_prompts += c.prompt_seen[i];
         fwd_free(c.prompts[i].ids);
