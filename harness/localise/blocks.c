@@ -297,6 +297,21 @@ static double block_value(const struct parts *p, int pos, int64_t b) {
     return act_scale(p, pos, b) * (p->d[b] * p->block_dot[at] - p->dmin[b] * p->block_min[at]);
 }
 
+/* Block `from` of another row (or of this one) where block b should be. */
+static double moved_value(const struct parts *p, const struct parts *other, int pos, int64_t b, int64_t from) {
+    const struct par_acts *a = p->c->acts;
+    double sum = 0;
+    if (from == b)
+        return block_value(other, pos, b);
+    for (int i = 0; i < p->block; i++) {
+        int64_t k = b * p->block + i, at = from * p->block + i;
+        double x = a->block > 1 ? a->code[pos * a->k + k] : (double)a->value[pos * a->k + k];
+        sum += x * (other->d[from] * other->scale[at / GROUP] * (double)other->weight[at] -
+                    other->dmin[from] * other->min[at / GROUP]);
+    }
+    return act_scale(p, pos, b) * sum;
+}
+
 /* ---- the declared chain, computed again ----------------------------------------------------------------------------
  */
 static bool is_sequential(const struct parts *p) {
@@ -469,6 +484,45 @@ static void try_runs(struct search *s, double *v, struct change *changes) {
             }
         }
     }
+}
+
+/* A block read from elsewhere: v[pos] of block b of this row becomes that of block b + by of other's. */
+static void try_moved_from(struct search *s, const struct parts *other, int rows, int blocks, double *v) {
+    const struct parts *p = s->p;
+    for (int64_t b = 0; b < p->n_blocks; b++) {
+        int64_t from = b + blocks;
+        if (from < 0 || from >= p->n_blocks)
+            continue;
+        for (int i = 0; i < p->c->acts->n_pos; i++) {
+            /* The other block's weights meet this block's activations. */
+            v[i] = moved_value(p, other, i, b, from) - block_value(p, i, b);
+        }
+        struct par_row_fit f = {.kind = PAR_FIT_MOVED,
+                                .block_first = b,
+                                .block_last = b,
+                                .k_first = -1,
+                                .k_last = -1,
+                                .delta = rows,
+                                .factor = blocks};
+        count_near(s, v[0]);
+        consider(s, &f, misfit(p, v, 1), NULL);
+    }
+}
+
+static enum fwd_status try_moved(struct search *s, double *v, struct fwd_error *err) {
+    const struct par_row_case *c = s->p->c;
+    for (int by = -1; by <= 1; by += 2) {
+        struct par_row_case neighbour = *c;
+        struct parts other;
+        neighbour.row += by;
+        try_moved_from(s, s->p, 0, by, v);
+        if (neighbour.row < 0 || neighbour.row >= c->weight->n_rows)
+            continue;
+        FWD_TRY(make_parts(&neighbour, &other, err));
+        try_moved_from(s, &other, by, 0, v);
+        free_parts(&other);
+    }
+    return FWD_OK;
 }
 
 /* Single weights. With codes, `most` is the largest |code difference| looked for; `least` the smallest. */
@@ -669,12 +723,15 @@ static double chance_of(const struct search *s, bool in_bits) {
 }
 
 /* The families from the most definite to the least; the first that fits is the answer. */
-static void search_families(struct search *s, double *v, double *num, double *den, struct change *changes) {
+static enum fwd_status search_families(struct search *s, double *v, double *num, double *den, struct change *changes,
+                                       struct fwd_error *err) {
     const struct parts *p = s->p;
     int n_pos = p->c->acts->n_pos,
         most = p->quantised ? code_range(p->c->weight->type).high - code_range(p->c->weight->type).low : 0;
     bool reals = n_pos >= 4; /* positions that a real-valued effect must agree on */
     try_runs(s, v, changes);
+    if (!s->have)
+        FWD_TRY(try_moved(s, v, err));
     if (!s->have && p->quantised)
         try_weights(s, 1, 1, num, den, changes);
     if (!s->have && p->quantised)
@@ -695,6 +752,7 @@ static void search_families(struct search *s, double *v, double *num, double *de
         try_weights(s, 0, 0, num, den, NULL);
     if (!s->have && p->quantised)
         try_parts(s);
+    return FWD_OK;
 }
 
 static bool is_outside(const struct par_row_case *c) {
@@ -713,10 +771,11 @@ enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit
     double *work = fwd_alloc(2 * k + n_pos, sizeof *work);
     struct change *changes = fwd_alloc(n_pos, sizeof *changes);
     struct search s = {.p = &p};
+    enum fwd_status rc = FWD_OK;
     bool in_bits = c->in_order && is_sequential(&p);
     if (work && changes && is_outside(c))
-        search_families(&s, work + 2 * k, work, work + k, in_bits ? changes : NULL);
-    s.best.chance = s.have ? chance_of(&s, in_bits) : 0;
+        rc = search_families(&s, work + 2 * k, work, work + k, in_bits ? changes : NULL, err);
+    s.best.chance = s.have ? chance_of(&s, s.best.same_bits) : 0;
     if (s.have && !s.several && s.best.chance * 10 < MOST_CHANCE)
         *out = s.best;
     bool memory = work && changes;
@@ -724,7 +783,7 @@ enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit
     fwd_free(changes);
     free_parts(&p);
     FWD_FAIL_IF(!memory, FWD_ENOMEM, err, "localise: no memory for a row of %s", c->weight->name);
-    return FWD_OK;
+    return rc;
 }
 
 /* ---- errors inside a block -----------------------------------------------------------------------------------------
@@ -827,6 +886,12 @@ void par_fit_describe(const struct par_row_fit *f, char *text, size_t size) {
         break;
     case PAR_FIT_DOUBLED:
         (void)snprintf(text, size, "added twice");
+        break;
+    case PAR_FIT_MOVED:
+        if (f->delta)
+            (void)snprintf(text, size, "read from the %s row", f->delta > 0 ? "next" : "previous");
+        else
+            (void)snprintf(text, size, "read from the %s block", f->factor > 0 ? "next" : "previous");
         break;
     case PAR_FIT_WEIGHT:
         if (f->delta)

@@ -15,6 +15,7 @@ enum par_fit_kind {
     PAR_FIT_NONE,
     PAR_FIT_DROPPED,     /* blocks block_first .. block_last are left out */
     PAR_FIT_DOUBLED,     /* ... or added twice */
+    PAR_FIT_MOVED,       /* the block is read from `delta` rows on, or, delta 0, from `factor` blocks on */
     PAR_FIT_WEIGHT,      /* weight k_first is off by `delta` codes (for float weights: by `factor`) */
     PAR_FIT_SCALE,       /* the scale of the sub-block k_first .. k_last is off by `delta` */
     PAR_FIT_MIN,         /* its min is */

@@ -438,7 +438,8 @@ static int choose_rows(const struct survey *s, int64_t *rows) {
 }
 
 static bool same_part(const struct par_row_fit *a, const struct par_row_fit *b) {
-    return a->kind == b->kind && a->block_first == b->block_first && a->block_last == b->block_last;
+    return a->kind == b->kind && a->block_first == b->block_first && a->block_last == b->block_last &&
+           (a->kind != PAR_FIT_MOVED || (a->delta == b->delta && a->factor == b->factor));
 }
 
 /* What three rows in four say, or nothing. */

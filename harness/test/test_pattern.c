@@ -367,14 +367,15 @@ static int layer_of(uint32_t type) {
     return -1;
 }
 
-enum block_edit { SCALE, MIN, D, DMIN, ZERO, SCALES, NIBBLES, N_EDITS };
+enum block_edit { SCALE, MIN, D, DMIN, ZERO, SCALES, NIBBLES, NEXT_ROW, N_EDITS };
 static const char *const edit_text[N_EDITS] = {"the scale of k = 1056-1087 off by +1",
                                                "the min of k = 1056-1087 off by -1",
                                                "its scale times 1.5",
                                                "its min times 1.5",
                                                "left out",
                                                "several of its scales and mins are wrong",
-                                               "many of its weights are read wrongly"};
+                                               "many of its weights are read wrongly",
+                                               "read from the next row"};
 
 /* A Q4_K block with a d of 2^-12, a dmin of 2^-9, and 20 as the scale and the min of sub-block 1. */
 static void set_block(uint8_t *b) {
@@ -410,10 +411,12 @@ START_TEST(one_block) {
     ck_assert_int_ge(layer, 0);
     for (int64_t row = 20; row < 24; row++) {
         uint8_t *dirty = dirty_block(FWD_OP_FFN_OUT, layer, row, 4), *clean = model.clean + offset_of(dirty);
-        if (_i != NIBBLES) /* whose own scales keep it comparable with the other blocks */
+        if (_i < NIBBLES) /* whose own scales keep it comparable with the other blocks */
             set_block(clean);
         memcpy(dirty, clean, Q4_K_BYTES);
         edit_block((enum block_edit)_i, dirty);
+        if (_i == NEXT_ROW)
+            memcpy(dirty, clean + par_spec_weight(model.spec, FWD_OP_FFN_OUT, layer)->row_bytes, Q4_K_BYTES);
     }
     localise("q4k-cpu", N_TOKENS, FWD_OP_FFN_OUT, layer, NULL, &p);
     (void)snprintf(text, sizeof text, "K-block 4 of rows 20-23 of every position: %s", edit_text[_i]);
