@@ -107,7 +107,7 @@ static void cache_value(const struct sig_case *c, const struct sig_variant *v, c
         if (x && e[i].slot != slot)
             ok = load(c, s->call, from, x, width);
         slot = e[i].slot;
-        if (!ok || (v->kind == CACHE_ROW && from == s->pos))
+        if (!ok || (v->kind == CACHE_ROW && from >= s->pos)) /* what is old came before */
             continue;
         alt[i] = cache_one(c, v, x, e[i].row, width, &bound[i]);
         bound[i] = isnan(alt[i]) ? -1 : bound[i];

@@ -164,7 +164,7 @@ static enum sig_more say(struct sig_variant *v, const char *text) {
 static enum sig_more missing(const struct sig_case *c, int i, struct sig_variant *v) {
     (void)c;
     v->kind = TURN_NONE;
-    return i ? SIG_END : say(v, "the rotation is not applied: what is wrong is the input as it was");
+    return i ? SIG_END : say(v, "the rotation is not applied: the output is the input");
 }
 
 static enum sig_more pairing(const struct sig_case *c, int i, struct sig_variant *v) {
@@ -265,7 +265,7 @@ static enum sig_more tap_pre_bias(const struct sig_case *c, int i, struct sig_va
 }
 
 const struct signature par_sig_rope[] = {
-    {"rope-missing", SIG_ROPES, 0, missing, rope_value, NULL},
+    {"rope-missing", SIG_ROPES, SIG_WHOLE_HEADS, missing, rope_value, NULL},
     {"rope-pairing", SIG_ROPES, SIG_WHOLE_HEADS, pairing, rope_value, NULL},
     {"rope-sign", SIG_ROPES, SIG_WHOLE_HEADS, sign, rope_value, NULL},
     {"rope-twice", SIG_ROPES, SIG_WHOLE_HEADS, twice, rope_value, NULL},

@@ -119,20 +119,17 @@ static void rows_tail(const struct sig_case *c, struct sig_fit *fit) {
     }
     bool with_bias = biases > zeros;
     int64_t fits = with_bias ? biases : zeros;
-    /* A tail, or all rows: nothing from `first` on holds anything else. */
+    /* A tail: nothing from `first` on holds anything else. */
     for (int s = 0; s < c->n_slots; s++)
         for (int64_t r = first; r < width; r++) {
             double got = par_sig_got(c, c->slots[s].call, c->slots[s].pos, r);
             if (got != (with_bias ? (double)bias[r] : 0) && !isnan(got))
                 fits = 0;
         }
-    fit->share = (double)fits / (double)c->n_list;
-    const char *what = with_bias ? "the bias alone" : "0";
-    if (first > 0)
-        (void)snprintf(fit->text, sizeof fit->text, "rows %lld to %lld hold %s: never computed", (long long)first,
-                       (long long)width - 1, what);
-    else
-        (void)snprintf(fit->text, sizeof fit->text, "every row of the wrong positions holds %s: never computed", what);
+    /* Zeros in every row of a position are no tail. */
+    fit->share = first > 0 ? (double)fits / (double)c->n_list : 0;
+    (void)snprintf(fit->text, sizeof fit->text, "rows %lld to %lld hold %s: never computed", (long long)first,
+                   (long long)width - 1, with_bias ? "the bias alone" : "0");
     fwd_free(bias);
 }
 
@@ -160,9 +157,9 @@ static void narrow_result(const struct sig_variant *v, const struct sig_element 
     double x = v->kind == F16_BEFORE_BIAS ? (double)(float)(e->got - bias) : e->got, dev = fabs(e->got - e->expected);
     double unit = v->kind == BF16_RESULT ? 0x1p-8 : 0x1p-11, chance = v->kind == F16_PARTS ? 0x1p-8 : 0x1p-13;
     double near = v->kind == BF16_RESULT ? cut_bits(x, 16) : v->kind == F16_PARTS ? cut_bits(x, 9) : par_sig_f16(x);
-    double reach = fmax(2 * unit / 0x1p-24 * e->bound, 4 * unit * fabs(e->expected)) + 0x1p-24;
+    double reach = fmax(32 * unit / 0x1p-24 * e->bound, 4 * unit * fabs(e->expected)) + 0x1p-24;
     double slack = v->kind == F16_BEFORE_BIAS ? 2 * 0x1p-24 * (fabs(e->got) + fabs(bias)) : 0;
-    if (!(fabs(near - x) <= slack) || !(dev <= reach) || (x == 0 && fabs(e->expected) > 0x1p-24))
+    if (!(fabs(near - x) <= slack) || !(dev <= reach))
         return;
     *alt = e->got;
     *bound = dev * chance;
@@ -248,6 +245,14 @@ static bool all_bf16(const struct sig_case *c) {
     return true;
 }
 
+/* A sum may come to 0 in a narrow type; many zeros are no numbers of any type. */
+static bool many_zeros(const struct sig_case *c) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < c->n_list; i++)
+        n += c->list[i].got == 0;
+    return 64 * n > c->n_list;
+}
+
 /* Whether all that is wrong is the right value rounded to F16, and no more. */
 static bool only_rounded(const struct sig_case *c) {
     for (int64_t i = 0; i < c->n_list; i++) {
@@ -261,15 +266,15 @@ static bool only_rounded(const struct sig_case *c) {
 
 static enum sig_more store_f16(const struct sig_case *c, int i, struct sig_variant *v) {
     v->kind = F16_RESULT;
-    if (i || c->calls[0].e.out->dtype == FWD_F16 || !only_rounded(c) || all_bf16(c))
+    if (i || c->calls[0].e.out->dtype == FWD_F16 || !only_rounded(c) || all_bf16(c) || many_zeros(c))
         return SIG_END;
     return say(v, "every wrong value is the right one rounded to F16: stored in F16");
 }
 
 static enum sig_more bf16(const struct sig_case *c, int i, struct sig_variant *v) {
-    (void)c;
     v->kind = BF16_RESULT;
-    return i ? SIG_END : say(v, "every wrong value is a BF16 number about the right one: stored in BF16");
+    return i || many_zeros(c) ? SIG_END
+                              : say(v, "every wrong value is a BF16 number about the right one: stored in BF16");
 }
 
 static enum sig_more f16(const struct sig_case *c, int i, struct sig_variant *v) {
@@ -287,7 +292,7 @@ static enum sig_more f16(const struct sig_case *c, int i, struct sig_variant *v)
     v->kind = i;
     if (i >= F16_KINDS)
         return SIG_END;
-    bool skip = i == BF16_RESULT || (i < F16_OPERANDS && all_bf16(c)) ||
+    bool skip = i == BF16_RESULT || (i < F16_OPERANDS && (all_bf16(c) || many_zeros(c))) ||
                 (i == F16_BEFORE_BIAS && !(matmul && has_bias(v))) || (i >= F16_OPERANDS && !matmul) ||
                 (i == F16_BLOCKS && !(matmul && par_sig_integer(c, &v->product)));
     (void)say(v, texts[i]);

@@ -324,7 +324,7 @@ START_TEST(places) {
     float_call(FWD_OP_FFN_NORM, 1, 1, N_EMBD, N_EMBD);
     for (int pos = 2; pos < 4; pos++)
         memset(out_row(pos), 0, N_EMBD * sizeof(float));
-    expect("rows-tail-skipped");
+    expect("unexplained"); /* zeros are no one's old value */
 }
 END_TEST
 
