@@ -412,6 +412,7 @@ const struct par_fault_row fault_rows_matmul[] = {
      .signature = "accumulate-f16",
      .ops = MATMULS,
      .op = FWD_OP_FFN_OUT,
+     .needs = PAR_NEED_BLOCKS,
      .kind = FAULT_SUM_F16,
      .plant = par_fault_sum},
     {.name = "saturate-int16",
