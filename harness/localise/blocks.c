@@ -56,17 +56,20 @@ static void read_codes(const struct fwd_view *in, const uint8_t *row, int64_t bl
     par_q8_quantise(x, block, q);
 }
 
+/* What is not finite is read as 0: the residual there is not finite either, and takes the position out of every fit. */
 static void read_position(const struct fwd_view *in, const uint8_t *row, int i, struct par_acts *out) {
     if (out->block == 1) {
-        for (int64_t k = 0; k < out->k; k++)
-            out->value[i * out->k + k] = load_float(in->dtype, row, k);
+        for (int64_t k = 0; k < out->k; k++) {
+            float x = load_float(in->dtype, row, k);
+            out->value[i * out->k + k] = isfinite(x) ? x : 0;
+        }
         return;
     }
     struct spec_q8 q;
     for (int64_t b = 0; b < out->k / out->block; b++) {
         read_codes(in, row, b, &q, out->block);
         memcpy(out->code + i * out->k + b * out->block, q.q, (size_t)out->block);
-        out->scale[i * (out->k / out->block) + b] = q.d;
+        out->scale[i * (out->k / out->block) + b] = isfinite(q.d) ? q.d : 0;
     }
 }
 
@@ -557,7 +560,7 @@ static void try_weights(struct search *s, int least, int most, double *num, doub
                     count_near(s, -e);
                 }
             c = whole;
-            if (fabs(c) < least || fabs(c) > most || code + c < range.low || code + c > range.high)
+            if (!(fabs(c) >= least && fabs(c) <= most && code + c >= range.low && code + c <= range.high))
                 continue;
         }
         struct par_row_fit f = {.kind = PAR_FIT_WEIGHT,
@@ -591,7 +594,7 @@ static void try_subs(struct search *s, enum par_fit_kind kind, double *v, struct
         c = nearbyint(c);
         for (int by = range.low - now; n_pos == 1 && by <= range.high - now; by++)
             count_near(s, by * v[0]);
-        if (c == 0 || now + c < range.low || now + c > range.high)
+        if (!(c != 0 && now + c >= range.low && now + c <= range.high))
             continue;
         struct par_row_fit f = {.kind = kind,
                                 .block_first = b,
@@ -763,7 +766,7 @@ static bool is_outside(const struct par_row_case *c) {
 }
 
 enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit *out, struct fwd_error *err) {
-    enum { MOST_CHANCE = 4 }; /* in tenths: above this one position cannot tell */
+    const double most_chance = 0.4; /* above this one position cannot tell */
     struct parts p;
     *out = (struct par_row_fit){.kind = PAR_FIT_NONE};
     FWD_TRY(make_parts(c, &p, err));
@@ -776,7 +779,7 @@ enum fwd_status par_row_explain(const struct par_row_case *c, struct par_row_fit
     if (work && changes && is_outside(c))
         rc = search_families(&s, work + 2 * k, work, work + k, in_bits ? changes : NULL, err);
     s.best.chance = s.have ? chance_of(&s, s.best.same_bits) : 0;
-    if (s.have && !s.several && s.best.chance * 10 < MOST_CHANCE)
+    if (s.have && !s.several && s.best.chance < most_chance)
         *out = s.best;
     bool memory = work && changes;
     fwd_free(work);

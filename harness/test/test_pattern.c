@@ -359,6 +359,20 @@ START_TEST(one_weight) {
 }
 END_TEST
 
+/* A NaN at one position of the same row hides nothing of the others. */
+static void nan_at_5(const struct fwd_view *v) {
+    ((float *)(void *)((uint8_t *)v->data + 5 * v->nb[1]))[17] = NAN;
+}
+START_TEST(weight_beside_nan) {
+    struct par_pattern p;
+    int by = nudge_weight(FWD_OP_FFN_GATE, 0, 17, 99);
+    char text[64];
+    localise("q4k-cpu", N_TOKENS, FWD_OP_FFN_GATE, 0, nan_at_5, &p);
+    (void)snprintf(text, sizeof text, "one weight, k = 99, off by %+d", by);
+    ck_assert_msg(strstr(p.text, text) && p.k_first == 99, "%s", p.text);
+}
+END_TEST
+
 /* The layer whose ffn_down, the matrix with six blocks in a row, has this type. */
 static int layer_of(uint32_t type) {
     for (int layer = 0; layer < LAYERS; layer++)
@@ -505,6 +519,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(t, one_weight, 0, 6);
     tcase_add_loop_test(t, one_block, 0, N_EDITS);
     tcase_add_loop_test(t, tail_of_k, 0, 2);
+    tcase_add_test(t, weight_beside_nan);
     tcase_add_test(t, one_bias);
     tcase_add_test(t, rows_disagree);
     tcase_add_test(t, one_position);
