@@ -369,16 +369,19 @@ START_TEST(holds) {
         return;
     }
     memset(&f, 0, sizeof f);
-    for (int seed = 0; seed == 0 || (check_long && f.n_judged < 100000000); seed += 8)
+    const uint64_t enough = check_long ? 100000000 : 1000000;
+    for (int seed = 0; f.n_judged < enough; seed += 8) {
         add_seeds(&f, s, NULL, false, seed, check_long ? 8 : 1);
-    for (int c = 0; c < N_CLASSES; c++) {
-        ck_assert_msg(f.n_over[c] == 0 && f.n_mismatch[c] == 0, "%s: %llu over, %llu not finite alike: %s",
-                      class_name(c), (unsigned long long)f.n_over[c], (unsigned long long)f.n_mismatch[c], f.first);
-        ck_assert_msg(f.n_systematic[c] == 0, "%s: %llu systematic", class_name(c),
-                      (unsigned long long)f.n_systematic[c]);
+        for (int c = 0; c < N_CLASSES; c++) {
+            ck_assert_msg(f.n_over[c] == 0 && f.n_mismatch[c] == 0, "%s: %llu over, %llu not finite alike: %s",
+                          class_name(c), (unsigned long long)f.n_over[c], (unsigned long long)f.n_mismatch[c], f.first);
+            ck_assert_msg(f.n_systematic[c] == 0, "%s: %llu systematic", class_name(c),
+                          (unsigned long long)f.n_systematic[c]);
+        }
+        ck_assert_msg(f.ratio_max <= 1, "ratio %g", f.ratio_max);
     }
-    ck_assert_msg(f.ratio_max <= 1, "ratio %g", f.ratio_max);
-    ck_assert_uint_ge(f.n_trusted, check_long ? 99000000 : 1000000);
+    /* Quantised bytes and cache rows, compared bit by bit, are not most of it; nor is what no bound holds. */
+    ck_assert_uint_ge(f.n_trusted, enough / 3);
     print_found(s, &f);
 }
 END_TEST
