@@ -79,7 +79,8 @@ static void score_keys(const struct attention_task *t, struct head_work *w, cons
         double error = w->off[j] + (u + own) * fabs(w->score[j] - top);
         w->p[j] = exp(w->score[j] - top);
         double relative = expm1(error) + exponentials * exp(error);
-        w->off[j] = w->p[j] > 0 ? w->p[j] * relative : 0;
+        /* A weight too small for F64 may still be one for scores that are far off. */
+        w->off[j] = w->p[j] > 0 ? w->p[j] * relative : exp(w->score[j] - top + error);
         if (w->p[j] < 4 * flushed)
             w->off[j] += 2 * flushed;
         sum += w->p[j];
