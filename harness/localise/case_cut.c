@@ -26,6 +26,12 @@ static bool reads_vocabulary(enum fwd_op op) {
     return op == FWD_OP_INP_EMBD || op == FWD_OP_RESULT_OUTPUT;
 }
 
+/* The row of the op's matrix that makes the accused element; -1: it has none. */
+static int64_t accused_row(const struct cutter *k) {
+    enum fwd_op op = k->item->op;
+    return op == FWD_OP_INP_EMBD ? k->x->ids[k->e->pos] : par_case_is_matmul(op) ? k->e->row : -1;
+}
+
 static bool is_result(enum fwd_op op) {
     return op == FWD_OP_RESULT_NORM || op == FWD_OP_RESULT_NORM_Q8 || op == FWD_OP_RESULT_OUTPUT;
 }
@@ -36,7 +42,7 @@ bool par_cut_fits(const struct par_cut *cut, enum fwd_op op) {
         return false;
     if (cut->one_pos && par_case_is_cache(op))
         return false;
-    return !cut->one_row || par_case_is_matmul(op) || op == FWD_OP_INP_EMBD;
+    return !cut->one_row || cut->layer || cut->below || par_case_is_matmul(op) || op == FWD_OP_INP_EMBD;
 }
 
 /* ---- the directory ---------------------------------------------------------------------------------------------- */
@@ -56,7 +62,7 @@ static void choose_sizes(struct cutter *k) {
         return;
     k->n_vocab = config->n_vocab;
     if (k->cut->one_row && config->n_vocab > WINDOW) {
-        k->c->row_from = (op == FWD_OP_INP_EMBD ? k->x->ids[k->e->pos] : k->e->row) / WINDOW * WINDOW;
+        k->c->row_from = accused_row(k) / WINDOW * WINDOW;
         k->n_vocab = config->n_vocab - k->c->row_from < WINDOW ? config->n_vocab - k->c->row_from : WINDOW;
     }
 }
@@ -158,12 +164,20 @@ static enum fwd_status add_op_weights(const struct cutter *k) {
             n = w->n_rows;
         }
         if (k->cut->one_row) {
-            row = op == FWD_OP_INP_EMBD ? k->x->ids[k->e->pos] : k->e->row;
+            row = accused_row(k);
             n = 1;
         }
         FWD_TRY(add_rows(k, w->tensor, k->c->row_from, row, n));
     }
     return bias && bias->tensor ? add_rows(k, bias->tensor, 0, 0, 1) : FWD_OK;
+}
+
+/* A tensor that the op does not read, as far as it should; of a matrix with one_row only the accused row. */
+static enum fwd_status add_whole(const struct cutter *k, const struct fwd_gguf_tensor *t) {
+    int64_t n_rows = (int64_t)(t->ne[1] * t->ne[2] * t->ne[3]), row = accused_row(k);
+    if (!k->cut->one_row || n_rows == 1)
+        return add_rows(k, t, 0, 0, INT64_MAX);
+    return row >= 0 && row < n_rows ? add_rows(k, t, k->c->row_from, row, 1) : FWD_OK;
 }
 
 static enum fwd_status add_weights(const struct cutter *k) {
@@ -178,7 +192,7 @@ static enum fwd_status add_weights(const struct cutter *k) {
         bool factors = !strcmp(t->name, "rope_freqs.weight"); /* a factor of zero is no model */
         bool outside = reads_vocabulary(k->item->op) || t == (own ? own->tensor : NULL);
         if (factors || (whole && (outside || !strncmp(t->name, "blk.", 4))))
-            FWD_TRY(add_rows(k, t, 0, 0, INT64_MAX));
+            FWD_TRY(add_whole(k, t));
     }
     return whole ? FWD_OK : add_op_weights(k);
 }

@@ -9,7 +9,8 @@
 struct par_cut {
     bool at_zero; /* the accused position alone, as position 0 of a sequence of one */
     bool one_pos; /* inputs of the accused position only; the sequence stays as it was */
-    bool one_row; /* of the op's matrix only the accused row; of a vocabulary 256 ids around it */
+    bool one_row; /* of matrices only the accused row (none, if the op is no matmul); of a vocabulary 256 ids around it
+                   */
     bool layer;   /* every weight of the layer, not only the op's own */
     bool below;   /* and of the layers around it */
 };

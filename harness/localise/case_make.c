@@ -48,7 +48,11 @@ static const struct par_cut cuts[] = {
     {.one_pos = true, .one_row = true},
     {.one_row = true},
     {.at_zero = true, .one_pos = true},
-    {.at_zero = false},
+    {.one_pos = true},
+    {.at_zero = false}, /* all that the op read */
+    {.at_zero = true, .one_pos = true, .one_row = true, .layer = true},
+    {.at_zero = true, .one_pos = true, .one_row = true, .below = true},
+    {.one_row = true, .below = true},
     {.one_pos = true, .layer = true},
     {.layer = true},
     {.one_pos = true, .below = true},
@@ -93,34 +97,31 @@ static enum fwd_status find_cut(struct par_case *c, const struct par_case_contex
     return FWD_OK;
 }
 
-/* A cut that still fails, by another amount than the run saw, among the first `below`. Prefers an error on the same
- * side. After one that fails as the run did it is the first step of shrinking, and by far the cheapest. */
+/* A cut that still fails, by another amount than the run saw, among the first `below`. After one that fails as the run
+ * did it is the first step of shrinking, and by far the cheapest. */
 static enum fwd_status find_smaller(struct par_case *c, const struct par_case_context *x,
                                     const struct par_evidence *item, int call, const struct par_case_element *e,
                                     int below, bool *found, struct par_case_info *info, struct fwd_error *err) {
     *found = false;
-    for (int side = 1; side >= 0; side--)
-        for (int i = 0; i < below; i++) {
-            struct par_case smaller;
-            struct par_replay r;
-            struct fwd_error why;
-            if (!par_cut_fits(&cuts[i], item->op))
-                continue;
-            enum fwd_status rc = try_cut(&smaller, x, item, call, e, &cuts[i], &r, &why);
-            FWD_FAIL_IF(rc == FWD_ENOMEM, rc, err, "%s", why.message);
-            info->n_probes++;
-            bool fails = rc == FWD_OK && r.n_over > 0 &&
-                         par_case_still_fails(&smaller.elements[0], &r.elements[0], par_case_ratio(e), side);
-            if (fails) {
-                smaller.elements[0] = r.elements[0];
-                par_case_free(c);
-                *c = smaller;
-                *found = true;
-                return FWD_OK;
-            }
-            if (rc == FWD_OK)
-                par_case_free(&smaller);
+    for (int i = 0; i < below && !*found; i++) {
+        struct par_case smaller;
+        struct par_replay r;
+        struct fwd_error why;
+        if (!par_cut_fits(&cuts[i], item->op))
+            continue;
+        enum fwd_status rc = try_cut(&smaller, x, item, call, e, &cuts[i], &r, &why);
+        FWD_FAIL_IF(rc == FWD_ENOMEM, rc, err, "%s", why.message);
+        info->n_probes++;
+        *found = rc == FWD_OK && r.n_over > 0 &&
+                 par_case_still_fails(&smaller.elements[0], &r.elements[0], par_case_ratio(e), false);
+        if (*found) {
+            smaller.elements[0] = r.elements[0];
+            par_case_free(c);
+            *c = smaller;
+        } else if (rc == FWD_OK) {
+            par_case_free(&smaller);
         }
+    }
     return FWD_OK;
 }
 
@@ -227,7 +228,7 @@ enum fwd_status par_case_make(const struct par_case_context *context, const stru
     *info = (struct par_case_info){0};
     if (item->n_calls == 0)
         (void)snprintf(info->note, sizeof info->note, "what it read was not kept: no room");
-    enum { MOST_CALLS = 3 };
+    enum { MOST_CALLS = 2 };
     for (int call = 0; call < item->n_calls && call < MOST_CALLS; call++) {
         struct par_case_element e;
         struct par_case c = {0};
