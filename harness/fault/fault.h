@@ -38,9 +38,9 @@ enum par_fault_need {
     PAR_NEED_BELOW = 1 << 9,       /* layer 1 or higher */
     PAR_NEED_LONG = 1 << 10,       /* positions from 64 on */
     PAR_NEED_FEW = 1 << 11,        /* a schedule with calls of 2 to 8 positions (--chunk 5) */
-    PAR_NEED_TWIN = 1 << 12,       /* attn_k and attn_v (or gate and up) of one type and shape */
-    PAR_NEED_THREADS = 1 << 14,    /* several threads */
-    PAR_NEED_LUCK = 1 << 13        /* acts only on values that data rarely has (ties): may change nothing */
+    PAR_NEED_TWIN = 1 << 12,       /* K and V, gate and up, or the two norms, of one shape (and type, where shared) */
+    PAR_NEED_THREADS = 1 << 13,    /* several threads */
+    PAR_NEED_LUCK = 1 << 14        /* acts only on values that data rarely has (ties): may change nothing */
 };
 
 /* Which parts of the place mean something to a fault. */
