@@ -14,7 +14,8 @@ struct par_pattern {
     int64_t row_first, row_last; /* of accused elements */
     int64_t n_rows_accused;
     int head; /* the only head concerned, -1: more than one, or the op has no heads */
-    /* Matrix products only; n_blocks == 0: the error is not confined to K-blocks that could be named. */
+    /* Matrix products, and _q8 ops (whose blocks are those of the activations). n_blocks == 0: the error is not
+     * confined to blocks that could be named. */
     int n_blocks;
     int64_t block[PAR_PATTERN_BLOCKS]; /* index of a block of `block_values` along K */
     int block_values;
@@ -24,6 +25,8 @@ struct par_pattern {
     char tensor[64];
     uint64_t byte_first, byte_last;
 };
+/* Judges the calls of the item again, element by element, and describes what is accused. An item whose inputs were not
+ * kept says so in text. FWD_ENOMEM, or what the evaluator says of views that do not fit the model. */
 enum fwd_status par_pattern_find(const struct par_spec_model *m, struct fwd_pool *pool, const struct par_evidence *item,
                                  struct par_pattern *out, struct fwd_error *err);
 

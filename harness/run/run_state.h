@@ -78,7 +78,8 @@ struct par_run {
     double seconds[16];                /* by phase, for the receipt */
 };
 
-/* Accused (run/probe.h), or an output so degenerate (constant, mostly zero) that it counts as mistrusted: worth a name either way.
+/* Accused (run/probe.h), or an output so degenerate (constant, mostly zero) that it counts as mistrusted: worth a name
+ * either way.
  */
 bool par_row_suspect(const struct par_op_row *row);
 double par_seconds(void); /* monotonic */
