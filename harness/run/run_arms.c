@@ -47,6 +47,8 @@ static void record(struct par_run *r, const struct arm *arm, const struct par_pa
     row->logits_hash = pass->logits_hash;
     row->same_bits = pass->same_bits;
     row->distance_to_ref = pass->distance_last;
+    if (judged) /* taken where this pass ended */
+        row->distance_base = pass->distance_last_base;
     set_figure(r, arm->id, "same_bits", row->same_bits);
     if (judged)
         set_figure(r, arm->id, "heals", pass->n_accused == 0);
