@@ -264,14 +264,16 @@ static void run_check(struct check *k, struct fwd_pool *pool) {
 /* Adds what elements first .. first + n - 1 of k say; returns how many are explained. Elements that are hardly outside
  * their bound may be rounding that a second look excuses: one in a thousand of those may stay unexplained. */
 static int64_t count_fits(const struct check *k, struct sig_fit *fit) {
-    int64_t fits = 0, marginal = 0, free_left = k->s->flags & SIG_IS_FREE ? 1 : 0;
+    int64_t fits = 0, marginal = 0, free_left = 1;
+    bool is_free = (k->s->flags & SIG_IS_FREE) != 0;
     for (int64_t i = 0; i < k->n; i++) {
         const struct sig_element *e = &k->e[i];
         if (par_sig_fits(e, k->alt[i], k->bound[i], k->loose[i])) {
             fits++;
             double digits = fit->digits;
             par_sig_add(k->c, fit, e, k->alt[i], k->bound[i], k->loose[i]);
-            if (free_left-- > 0)
+            bool hardly = fabs(e->got - e->expected) <= 8 * k->bound[i]; /* almost any number does */
+            if (is_free && (free_left-- > 0 || hardly))
                 fit->digits = digits;
         } else if (fabs(e->got - e->expected) <= 2 * e->bound) {
             marginal++;
@@ -377,7 +379,8 @@ static bool try_variant(struct search *q, const struct sig_variant *v, int n_var
         return false;
     *fit = (struct sig_fit){.n_variants = n_variants};
     check_all(q, v, fit);
-    if (fit->share == 1 && !enough(fit))
+    /* A number fitted to what is hardly outside its bound fits all that is inside: that is no evidence. */
+    if (fit->share == 1 && !enough(fit) && !(q->s->flags & SIG_IS_FREE))
         fit->whole = fits_clean(q->c, q->s, v, false);
     if (enough(fit) && q->s->flags & SIG_WHOLE_HEADS && !fits_clean(q->c, q->s, v, true))
         return false;

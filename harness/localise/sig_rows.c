@@ -212,17 +212,26 @@ static bool from_twins(const struct sig_case *c, struct sig_fit *fit) {
     fit->share = (double)with / (double)tested;
     fit->digits = digits;
     fit->n_tested = tested;
-    (void)snprintf(fit->text, sizeof fit->text, "holds the bits of %s of layer %d, position %d: never written here",
-                   fwd_op_name(first->op), first->layer, first->pos);
+    char layer[32] = "";
+    if (first->layer >= 0)
+        (void)snprintf(layer, sizeof layer, " of layer %d", first->layer);
+    /* An op that reads another position's row gives that position's bits, as one does that is left out. */
+    bool read = first->op == c->item->op && first->layer == c->item->layer && first->pos != first->own_pos;
+    (void)snprintf(fit->text, sizeof fit->text, "holds the bits of %s%s, position %d: never written here%s",
+                   fwd_op_name(first->op), layer, first->pos, read ? ", or computed from that position's input" : "");
     return fit->share == 1;
 }
 
-/* Whether elements begin .. end - 1 of one slot are what the op gave at (call, pos), bit for bit. */
+/* Whether the n elements of one slot are what the op gave at (call, pos), bit for bit, and should not be: the same
+ * token twice gives the same output twice, right or wrong. */
 static bool same_as(const struct sig_case *c, const struct sig_element *e, int64_t n, int call, int pos) {
-    for (int64_t i = 0; i < n; i++)
+    bool differs = false;
+    for (int64_t i = 0; i < n; i++) {
         if (par_sig_got(c, call, pos, e[i].row) != e[i].got)
             return false;
-    return true;
+        differs = differs || par_sig_expected(c, call, pos, e[i].row) != e[i].expected;
+    }
+    return differs;
 }
 
 static bool find_source(const struct sig_case *c, const struct sig_element *e, int64_t n, int *call, int *pos) {

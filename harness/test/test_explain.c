@@ -328,6 +328,27 @@ START_TEST(places) {
 }
 END_TEST
 
+/* Equal inputs give equal outputs, wrong ones too; an op's own bits elsewhere may have been computed from there. */
+START_TEST(equal_rows) {
+    make_model(FWD_TYPE_Q4_K);
+    float_call(FWD_OP_FFN_NORM, 1, 1, N_EMBD, N_EMBD);
+    memcpy(in_row(0, 3), in_row(0, 2), N_EMBD * sizeof(float));
+    fill_right();
+    for (int pos = 0; pos < N_POS; pos++)
+        for (int i = 0; i < N_EMBD; i++)
+            out_row(pos)[i] = pos == 3 ? out_row(2)[i] : out_row(pos)[i] + (float)real();
+    struct par_diagnosis d = explain();
+    ck_assert_msg(!d.signature && !strstr(d.text, "stale"), "%s: %s", name_of(&d), d.text);
+    float_call(FWD_OP_FFN_NORM, 1, 1, N_EMBD, N_EMBD);
+    for (int i = 0; i < N_EMBD; i++)
+        out_row(4)[i] = (float)real(); /* what another call gave at position 1 */
+    call.twins[call.n_twins++] = (struct par_twin){FWD_OP_FFN_NORM, 1, 1, 4};
+    expect("stale-output");
+    d = explain();
+    ck_assert_msg(strstr(d.text, "computed from that position's input") != NULL, "%s", d.text);
+}
+END_TEST
+
 START_TEST(embedding) {
     make_model(FWD_TYPE_Q4_K);
     for (int kind = 0; kind < 3; kind++) {
@@ -361,6 +382,26 @@ START_TEST(noise_is_unexplained) {
         for (int pos = 2; pos < 5; pos++)
             for (int k = 7; k < (i < 3 ? 8 : N_EMBD); k++)
                 out_row(pos)[k] += (float)(0.01 * real() + 0.02);
+        expect("unexplained");
+    }
+}
+END_TEST
+
+/* Hardly outside their bounds, by amounts that a factor near 1 cannot help fitting. */
+START_TEST(hardly_wrong_is_unexplained) {
+    make_model(FWD_TYPE_Q4_K);
+    for (double most = 1.5; most < 4; most += 1) {
+        float_call(FWD_OP_FFN_SWIGLU, 1, 2, N_FF, N_FF);
+        struct par_eval e;
+        struct par_elements x;
+        struct fwd_error err;
+        par_evidence_eval(&item, 0, &e);
+        ck_assert_msg(par_spec_elements(&model, NULL, &e, &x, &err) == FWD_OK, "%s", err.message);
+        for (int64_t i = 0; i < x.n_pos * x.width; i++) {
+            double by = most * (0.4 + 0.6 * fabs(real()));
+            ((float *)call.out.data)[i] = (float)(x.expected[i] - copysign(by * x.bound[i], x.expected[i]));
+        }
+        par_elements_free(&x);
         expect("unexplained");
     }
 }
@@ -401,8 +442,10 @@ int main(void) {
     tcase_add_test(t, int16_pairs);
     tcase_add_test(t, single);
     tcase_add_test(t, places);
+    tcase_add_test(t, equal_rows);
     tcase_add_test(t, embedding);
     tcase_add_test(t, noise_is_unexplained);
+    tcase_add_test(t, hardly_wrong_is_unexplained);
     tcase_add_test(t, right_is_not_explained);
     tcase_add_test(t, names_are_unique);
     suite_add_tcase(s, t);
