@@ -1,3 +1,4 @@
+/* A child process, its standard output through a pipe, and a limit on both its time and its words. */
 #include "cli/spawn.h"
 
 #include <cjson/cJSON.h>

@@ -1,3 +1,4 @@
+/* The texts of planted faults, from a case file to overrides and hooks of the replaying session. */
 #include "localise/replay_faults.h"
 
 #include <stdio.h>
