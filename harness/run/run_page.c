@@ -140,6 +140,9 @@ void par_run_first_page(struct par_run *r) {
     if (r->config_difference)
         p->guilty = par_text_printf(r->text, "%s%s%s", shown ? p->guilty : "the configuration", shown ? "; " : ": ",
                                     r->config_difference);
+    if (r->weight_difference)
+        p->guilty = par_text_printf(r->text, "%s%s%s", shown || r->config_difference ? p->guilty : "binding",
+                                    shown || r->config_difference ? "; " : ": ", r->weight_difference);
     p->worst =
         shown ? par_text_printf(r->text,
                                 "position %d, row %lld: expected %.9g, got %.9g, bound %.3g (%.3g bounds off)%s%s%s%s",

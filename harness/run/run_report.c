@@ -334,6 +334,9 @@ static void audit_weights(struct par_run *r, struct fwd_session *session) {
     par_figures_set(r->figures, "weights.differ", n_differ);
     add_pair(r, &r->report->config, &r->report->n_config, "weights as bound",
              par_text_printf(r->text, "%d unpacked and compared with the file, %d differ%s", n, n_differ, first));
+    if (n_differ)
+        r->weight_difference =
+            par_text_printf(r->text, "%d of %d weights as bound are not the file's%s", n_differ, n, first);
 }
 
 void par_run_record_candidate(struct par_run *r, struct fwd_session *session) {

@@ -69,6 +69,7 @@ struct par_run {
     uint64_t base_hash;
     int n_accused_ref, n_accused_cand;
     const char *config_difference; /* "norm_eps: file says 1e-06, engine has 1e-05", or NULL */
+    const char *weight_difference; /* "3 weights as bound are not the file's, the first is ...", or NULL */
     struct par_evidence_set evidence_ref, evidence_cand;
     struct par_worst worst; /* of the candidate's worst accused row, for sampling later passes */
     enum fwd_op worst_op;

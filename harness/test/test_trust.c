@@ -77,6 +77,28 @@ START_TEST(certificate_can_fail) {
 }
 END_TEST
 
+/* The kernels read other bytes than the file has: said on the first page, whether it shows in an op or not. */
+static bool weight_not_the_files(const struct fwd_session *s, int i, struct fwd_bound_weight *out) {
+    bool there = honest()->bound_weight(s, i, out);
+    if (there && i == 3)
+        out->checksum ^= 1;
+    return there;
+}
+
+START_TEST(another_weight_is_on_the_first_page) {
+    struct fwd_path path = *honest();
+    path.bound_weight = weight_not_the_files;
+    struct made_run m = {.depth = PAR_DEFAULT, .cand = &path};
+    struct outcome o = run_made(&m);
+    ck_assert_int_eq(o.report.verdict, PAR_DIVERGED);
+    ck_assert_double_eq(figure(&o, "weights.differ"), 1);
+    ck_assert_msg(strstr(o.report.side, "candidate") != NULL, "side: %s", o.report.side);
+    ck_assert_msg(strstr(o.report.guilty, "binding: 1 of ") && strstr(o.report.guilty, "the first is blk.0."),
+                  "guilty: %s", o.report.guilty);
+    drop(&o);
+}
+END_TEST
+
 START_TEST(taps_that_change_the_result_are_mistrusted) {
     struct outcome o = run_lying(run_not_neutral);
     ck_assert_int_eq(o.report.verdict, PAR_MISTRUSTED);
@@ -160,6 +182,7 @@ int main(void) {
     tcase_set_timeout(tcase, 300);
     tcase_add_unchecked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, certificate_can_fail);
+    tcase_add_test(tcase, another_weight_is_on_the_first_page);
     tcase_add_test(tcase, taps_that_change_the_result_are_mistrusted);
     tcase_add_test(tcase, state_of_a_longer_sequence_is_mistrusted);
     tcase_add_test(tcase, enough_repeats);
