@@ -28,6 +28,22 @@ enum {
     N_PROMPT = 5
 };
 
+/* Everything made here, freed after each test. */
+static void *made[1 << 14];
+static int n_made;
+
+static inline void *made_alloc(size_t n, size_t size) {
+    ck_assert_int_lt(n_made, 1 << 14);
+    void *p = fwd_alloc(n, size);
+    ck_assert_ptr_nonnull(p);
+    return made[n_made++] = p;
+}
+
+static inline void free_made(void) {
+    while (n_made > 0)
+        fwd_free(made[--n_made]);
+}
+
 static uint64_t state = 1;
 
 static inline uint64_t next(void) {
@@ -42,7 +58,7 @@ static inline double real(void) { /* about -1 to 1, seldom near 0 */
 }
 
 static inline float *floats(int64_t n, double scale) {
-    float *x = fwd_alloc((size_t)n, sizeof *x);
+    float *x = made_alloc((size_t)n, sizeof *x);
     for (int64_t i = 0; i < n; i++)
         x[i] = (float)(scale * real());
     return x;
@@ -69,7 +85,7 @@ static inline void put_half(uint8_t *p, double x) {
 
 static inline struct spec_weight matrix(const char *name, uint32_t type, int64_t n_rows, int64_t n_cols) {
     int64_t row = par_decode_row_bytes(type, n_cols), bytes = row * n_rows;
-    uint8_t *data = fwd_alloc((size_t)bytes, 1);
+    uint8_t *data = made_alloc((size_t)bytes, 1);
     for (int64_t i = 0; i < bytes; i++)
         data[i] = (uint8_t)next();
     int n = par_decode_block_values(type), d, m;
@@ -144,7 +160,7 @@ static inline struct fwd_view view_of(enum fwd_op op, enum fwd_dtype type, int64
 static inline uint8_t *quantise(const float *x, int64_t n, int n_pos, enum fwd_dtype type) {
     size_t row = fwd_dtype_row_bytes(type, n), block = par_q8_block_bytes(type);
     int values = par_q8_block_values(type);
-    uint8_t *out = fwd_alloc(row, (size_t)n_pos), *p = out;
+    uint8_t *out = made_alloc(row, (size_t)n_pos), *p = out;
     struct spec_q8 q;
     for (int64_t i = 0; i < n * n_pos; i += values, p += block) {
         par_q8_quantise(x + i, values, &q);
@@ -188,7 +204,7 @@ static inline void begin_item(enum fwd_op op, int layer, enum fwd_dtype act) {
     call = (struct par_evidence_call){0};
     item = (struct par_evidence){
         .op = op, .layer = layer, .numerics = numerics_of(act), .calls = &call, .n_calls = 1, .n_positions = N_POS};
-    call.judge_pos = fwd_alloc(N_POS, 1);
+    call.judge_pos = made_alloc(N_POS, 1);
     memset(call.judge_pos, 1, N_POS);
 }
 

@@ -432,6 +432,7 @@ int main(void) {
     Suite *s = suite_create("explain");
     TCase *t = tcase_create("signatures");
     tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, NULL, free_made);
     tcase_add_test(t, decoding);
     tcase_add_test(t, weights);
     tcase_add_test(t, layouts);

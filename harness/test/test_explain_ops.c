@@ -154,7 +154,7 @@ END_TEST
 /* ---- attention ---------------------------------------------------------------------------------------------------
  */
 static void *halves_of(const float *x, int64_t n) {
-    uint16_t *h = fwd_alloc((size_t)n, sizeof *h);
+    uint16_t *h = made_alloc((size_t)n, sizeof *h);
     for (int64_t i = 0; i < n; i++)
         h[i] = par_f32_to_f16(x[i]);
     return h;
@@ -410,7 +410,7 @@ START_TEST(quantised) {
     expect("act-quant-truncated");
     matmul_call(FWD_OP_FFN_UP, 1, false); /* scales of the block beside */
     kept = call.in[0];
-    bytes = fwd_alloc((size_t)kept.nb[1], N_POS);
+    bytes = made_alloc((size_t)kept.nb[1], N_POS);
     memcpy(bytes, kept.data, (size_t)kept.nb[1] * N_POS);
     for (int pos = 0; pos < N_POS; pos++)
         for (int b = 0; b + 1 < N_EMBD / 32; b++)
@@ -426,6 +426,7 @@ int main(void) {
     Suite *s = suite_create("explain ops");
     TCase *t = tcase_create("signatures");
     tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, NULL, free_made);
     tcase_add_test(t, rope);
     tcase_add_test(t, rope_bias);
     tcase_add_test(t, rope_factors);
