@@ -16,7 +16,7 @@ static const struct par_signature_info infos[] = {
     {"rope-twice", "H3", "rotated more than once", "llama.cpp 5652: rotated again after a shift"},
     {"rope-position", "H3", "rotated as for another position", "llama.cpp PR 7107; llama.cpp 3825"},
     {"rope-scaling-ignored", "H3", "frequency factors not applied", "tiny-vllm PR 1; unsloth PR 6197"},
-    {"rope-base", "H3", "another base, exponent or number of dimensions", "mistral.rs 19; aprender 25"},
+    {"rope-base", "H3", "another base or exponent", "mistral.rs 19; aprender 25"},
     {"bias-after-rope", "H4", "the bias is added after instead of before", "aprender 39: before or after the bias"},
     {"tap-pre-bias", "H4", "a tap that holds the value without its bias", "aprender 39: 9x at layer 0"},
     {"bias-missing", "H4", "the bias is not added, or the tap is before it", "aprender 24; aprender 39"},
