@@ -26,11 +26,11 @@ grep -q '"schema":	*"parity-selftest-v1"' "$t/all.json" || fail "no JSON, or ano
 grep -q '"exit":	*0' "$t/all.json" || fail "the JSON does not say exit 0"
 
 # Nothing to measure is not a pass.
-"$parity" selftest --faults no-such-fault --prompts 0 >"$t/out" 2>"$t/err"
+"$parity" selftest --faults no-such-fault --prompts 0 --weights 0 >"$t/out" 2>"$t/err"
 code=$?
 [ $code -eq 3 ] || fail "nothing measured: exit $code, expected 3"
 # One fault by name.
-"$parity" selftest --faults kv-row-stale --quick --prompts 0 >"$t/out" 2>"$t/err" || fail "one fault: exit $?, expected 0"
+"$parity" selftest --faults kv-row-stale --quick --prompts 0 --weights 0 >"$t/out" 2>"$t/err" || fail "one fault: exit $?, expected 0"
 grep -q '^kv-row-stale' "$t/out" || fail "one fault: not in the table"
 [ "$(sed -n '/^fault  /,/^set:/p' "$t/out" | wc -l)" -eq 3 ] || fail "--faults let others through"
 echo "test_selftest: $failed failed"

@@ -182,7 +182,7 @@ static void put_weights(const struct par_selftest *s, FILE *out) {
         w->cosine_sees, w->allclose_sees, w->nmse_alarms, w->cosine_alarms, w->allclose_alarms);
 }
 
-static void put_figure(const struct par_selftest_figure *f, FILE *out) {
+static void put_figure(const struct par_selftest_figure *f, uint64_t clean_asked, FILE *out) {
     char value[48] = "not measured", need[24] = "";
     if (f->measured && f->gated && f->at_least == 0)
         (void)snprintf(value, sizeof value, "%llu in %llu", (unsigned long long)f->n, (unsigned long long)f->of);
@@ -192,8 +192,8 @@ static void put_figure(const struct par_selftest_figure *f, FILE *out) {
     if (f->gated && f->at_least > 0)
         (void)snprintf(need, sizeof need, "%.4g %%", 100 * f->at_least);
     else if (f->gated)
-        (void)snprintf(need, sizeof need, "0");
-    (void)fprintf(out, "%-66.66s %22s %7s %s\n", f->text, value, need,
+        (void)snprintf(need, sizeof need, "0 in %.0e", (double)clean_asked);
+    (void)fprintf(out, "%-66.66s %22s %10s %s\n", f->text, value, need,
                   !f->gated || !f->measured ? ""
                   : f->reached              ? "ok"
                                             : "MISSED");
@@ -210,9 +210,9 @@ void par_selftest_text(const struct par_selftest *s, const struct par_selftest_r
     put_misses(s, out);
     put_clean(s, out);
     put_weights(s, out);
-    (void)fprintf(out, "\n%-66s %22s %7s\n", "figure", "measured", "asked");
+    (void)fprintf(out, "\n%-66s %22s %10s\n", "figure", "measured", "asked");
     for (int i = 0; i < s->n_figures; i++)
-        put_figure(&s->figures[i], out);
+        put_figure(&s->figures[i], s->clean_asked, out);
     (void)fprintf(out, "%.0f s for faults, %.0f s for clean runs\n", s->seconds_faults, s->seconds_clean);
 }
 
