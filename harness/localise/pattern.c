@@ -78,6 +78,17 @@ static void count_one(struct survey *s, int call, const struct par_elements *x, 
     }
 }
 
+static enum fwd_status widen_positions(struct survey *s, int n_pos, struct fwd_error *err) {
+    if (n_pos <= s->n_pos)
+        return FWD_OK;
+    uint8_t *p = fwd_realloc(s->pos_marks, (size_t)s->n_pos, (size_t)n_pos, 1);
+    FWD_FAIL_IF(!p, FWD_ENOMEM, err, "localise: no memory for %d positions", n_pos);
+    memset(p + s->n_pos, 0, (size_t)(n_pos - s->n_pos));
+    s->pos_marks = p;
+    s->n_pos = n_pos;
+    return FWD_OK;
+}
+
 /* Room for the marks of x. */
 static enum fwd_status widen(struct survey *s, const struct par_elements *x, struct fwd_error *err) {
     int n_pos = x->pos0 + x->n_pos;
@@ -85,13 +96,7 @@ static enum fwd_status widen(struct survey *s, const struct par_elements *x, str
         s->width = x->width;
         s->row_marks = fwd_calloc((size_t)x->width, 1);
     }
-    if (n_pos > s->n_pos) {
-        uint8_t *p = fwd_realloc(s->pos_marks, (size_t)s->n_pos, (size_t)n_pos, 1);
-        FWD_FAIL_IF(!p, FWD_ENOMEM, err, "localise: no memory for %d positions", n_pos);
-        memset(p + s->n_pos, 0, (size_t)(n_pos - s->n_pos));
-        s->pos_marks = p;
-        s->n_pos = n_pos;
-    }
+    FWD_TRY(widen_positions(s, n_pos, err));
     FWD_FAIL_IF(!s->row_marks, FWD_ENOMEM, err, "localise: no memory for %lld rows", (long long)x->width);
     FWD_FAIL_IF(s->width != x->width, FWD_ESHAPE, err, "localise: calls of %s have %lld and %lld values a row",
                 fwd_op_name(s->item->op), (long long)s->width, (long long)x->width);
@@ -136,6 +141,11 @@ static enum fwd_status survey_all(struct survey *s, struct fwd_error *err) {
     FWD_FAIL_IF(!s->judge_pos, FWD_ENOMEM, err, "localise: no memory for %d calls", s->item->n_calls);
     for (int i = 0; i < s->item->n_calls; i++)
         FWD_TRY(survey_call(s, i, err));
+    /* Positions that were right in calls of which nothing was kept. */
+    FWD_TRY(widen_positions(s, s->item->n_positions, err));
+    for (int pos = 0; pos < s->item->n_positions; pos++)
+        if (s->item->positions[pos] == 1 && s->pos_marks[pos] == 0)
+            s->pos_marks[pos] = 1;
     return FWD_OK;
 }
 

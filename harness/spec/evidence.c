@@ -37,7 +37,8 @@ static struct par_evidence *find_item(const struct par_evidence_set *set, enum f
 }
 
 const struct par_evidence *par_evidence_find(const struct par_evidence_set *set, enum fwd_op op, int layer) {
-    return find_item(set, op, layer);
+    const struct par_evidence *item = find_item(set, op, layer);
+    return item && item->accused ? item : NULL;
 }
 
 void par_evidence_eval(const struct par_evidence *item, int i, struct par_eval *e) {
@@ -169,8 +170,9 @@ static enum fwd_status mark_item(struct par_evidence *item, const struct par_eva
 
 enum fwd_status par_evidence_mark(struct par_evidence_set *set, const struct par_eval *e, const uint8_t *accused_pos,
                                   struct fwd_error *err) {
-    struct par_evidence *item = find_item(set, e->op, e->layer);
-    return item ? mark_item(item, e, accused_pos, err) : FWD_OK;
+    struct par_evidence *item;
+    FWD_TRY(make_item(set, e, &item, err));
+    return mark_item(item, e, accused_pos, err);
 }
 
 /* The positions of the output that are kept: all, or as many as MOST_OUT_BYTES holds from the first accused one. */
@@ -193,6 +195,7 @@ enum fwd_status par_evidence_add(struct par_evidence_set *set, const struct par_
     struct par_evidence *item;
     FWD_TRY(make_item(set, e, &item, err));
     FWD_TRY(mark_item(item, e, accused_pos, err));
+    item->accused = true;
     int first, n;
     choose_window(e, accused_pos, &first, &n);
     size_t need = packed_bytes(e->out, n);

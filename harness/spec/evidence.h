@@ -24,7 +24,7 @@ struct par_evidence_call {
     int n_twins;
     struct par_twin twins[PAR_MAX_TWINS];
 };
-/* One accused op of one layer. */
+/* One op of one layer. */
 struct par_evidence {
     enum fwd_op op;
     int layer;
@@ -34,6 +34,7 @@ struct par_evidence {
     /* By absolute position, over all calls, kept or not: 1 where elements were judged, 2 where one was accused too. */
     uint8_t *positions;
     int n_positions;
+    bool accused; /* false: judged so far, and clean; nobody finds it */
 };
 enum { PAR_EVIDENCE_CALLS = 24 };
 struct par_evidence_set {
@@ -43,7 +44,7 @@ struct par_evidence_set {
     size_t bytes;  /* that the copies take */
 };
 void par_evidence_free(struct par_evidence_set *set);
-/* The item of (op, layer), or NULL. */
+/* The item of (op, layer), or NULL if no element of it was accused. */
 const struct par_evidence *par_evidence_find(const struct par_evidence_set *set, enum fwd_op op, int layer);
 
 /* What to give par_judge_eval, par_spec_value or par_spec_elements for call i: pointers into the evidence. */
@@ -64,7 +65,7 @@ void par_evidence_add_twins(struct par_evidence_set *set, enum fwd_op op, int la
  * pass, to be compared for equal bits. budget: most bytes of all copies. */
 enum fwd_status par_evidence_add(struct par_evidence_set *set, const struct par_eval *e, const uint8_t *accused_pos,
                                  const struct par_kept_view *kept, int n_kept, size_t budget, struct fwd_error *err);
-/* Marks positions judged for an op that has evidence already. */
+/* Marks positions of a clean call as judged: an op that is accused later was right there. */
 enum fwd_status par_evidence_mark(struct par_evidence_set *set, const struct par_eval *e, const uint8_t *accused_pos,
                                   struct fwd_error *err);
 

@@ -107,8 +107,10 @@ static bool get_numerics(void *ud, enum fwd_op op, int layer, struct fwd_numeric
     return p->path->numerics(p->session, op, layer, out);
 }
 
-/* Runs n tokens over the dirty model, judged against the clean one, and describes the one accused op. */
-static void localise(const char *path, int n, enum fwd_op op, int layer, tamper_fn *tamper, struct par_pattern *out) {
+/* Runs n tokens over the dirty model, the first n_first in a call of their own, judged against the clean one, and
+ * describes the one accused op. */
+static void localise_calls(const char *path, int n_first, int n, enum fwd_op op, int layer, tamper_fn *tamper,
+                           struct par_pattern *out) {
     struct fwd_error err = {.message = ""};
     int32_t ids[N_TOKENS];
     static float logits[PAR_VOCAB_LEAST];
@@ -124,9 +126,16 @@ static void localise(const char *path, int n, enum fwd_op op, int layer, tamper_
     check_ok(p.path->seq_begin(p.session, 0, &err), &err);
     check_ok(par_judge_seq_begin(p.judge, &err), &err);
     check_ok(par_judge_tokens(p.judge, ids, n, &err), &err);
-    struct fwd_run_args a = {
-        .size = sizeof a, .tokens = ids, .n_tokens = n, .logits = logits, .tap = on_tap, .tap_ud = &p};
-    check_ok(p.path->run(p.session, &a, &err), &err);
+    for (int pos0 = 0, end = n_first ? n_first : n; pos0 < n; pos0 = end, end = n) {
+        struct fwd_run_args a = {.size = sizeof a,
+                                 .tokens = ids + pos0,
+                                 .n_tokens = end - pos0,
+                                 .pos0 = pos0,
+                                 .logits = logits,
+                                 .tap = on_tap,
+                                 .tap_ud = &p};
+        check_ok(p.path->run(p.session, &a, &err), &err);
+    }
     const struct par_op_row *rows;
     int n_rows;
     check_ok(par_judge_rows(p.judge, &rows, &n_rows, &err), &err);
@@ -139,6 +148,10 @@ static void localise(const char *path, int n, enum fwd_op op, int layer, tamper_
     par_evidence_free(&set);
     par_judge_close(p.judge);
     p.path->close(p.session);
+}
+
+static void localise(const char *path, int n, enum fwd_op op, int layer, tamper_fn *tamper, struct par_pattern *out) {
+    localise_calls(path, 0, n, op, layer, tamper, out);
 }
 
 /* ---- sets in words -------------------------------------------------------------------------------------------------
@@ -505,6 +518,21 @@ START_TEST(one_position) {
 }
 END_TEST
 
+static void later_call(const struct fwd_view *v) {
+    for (int64_t i = 0; v->pos0 > 0 && i < v->ne[0] * v->n_pos; i++)
+        ((float *)v->data)[i] += 1;
+}
+
+/* What was right in an earlier call is no part of "all elements". */
+START_TEST(later_call_only) {
+    struct par_pattern p;
+    localise_calls("q4k-cpu", 7, 12, FWD_OP_FFN_NORM, 1, later_call, &p);
+    ck_assert_int_eq(p.n_pos_judged, 12);
+    ck_assert_int_eq(p.n_pos_accused, 5);
+    ck_assert_msg(strstr(p.text, "positions >= 7") != NULL, "%s", p.text);
+}
+END_TEST
+
 static Suite *make_suite(void) {
     Suite *s = suite_create("pattern");
     TCase *words = tcase_create("words");
@@ -523,6 +551,7 @@ static Suite *make_suite(void) {
     tcase_add_test(t, one_bias);
     tcase_add_test(t, rows_disagree);
     tcase_add_test(t, one_position);
+    tcase_add_test(t, later_call_only);
     suite_add_tcase(s, t);
     return s;
 }
