@@ -515,7 +515,7 @@ static void describe(const struct sig_case *c, const struct par_signature_info *
         (void)snprintf(out->text, sizeof out->text, "unexplained: too little evidence for \"%s\" (%.110s)", info->name,
                        fit->text);
     } else {
-        (void)snprintf(out->text, sizeof out->text, "unexplained; nearest: %s explains %.3g %% (%.110s)", info->name,
+        (void)snprintf(out->text, sizeof out->text, "unexplained; nearest: %s explains %.4g %% (%.110s)", info->name,
                        100 * fit->share, fit->text);
     }
     out->share = fit->share;
