@@ -130,10 +130,12 @@ export PARITY := $(abspath $(parity))
 check-long: all ## the tests again with longer sweeps, and every planted fault on both real models
 	@CHECK_LONG=1 sh ci/check.sh $(tests) $(script_tests)
 
-# Under a sanitizer: everything, except that ThreadSanitizer runs the programs in which threads share data.
-tsan_tests := test_core test_matmul_f test_matmul_q test_judge test_path_q4k test_run
-sanitized_asan := $(tests)
-sanitized_ubsan := $(tests)
+# Under a sanitizer: everything but what takes minutes there and drives code that others drive too (whole runs: test_trust;
+# faults and cases: test_case); ThreadSanitizer runs the programs in which threads share data.
+slow_tests := test_declared test_fault test_impact test_run
+tsan_tests := test_core test_matmul_f test_matmul_q test_judge test_path_q4k test_trust
+sanitized_asan := $(filter-out $(addprefix %/,$(slow_tests)),$(tests))
+sanitized_ubsan := $(sanitized_asan)
 sanitized_tsan := $(filter $(addprefix %/,$(tsan_tests)),$(tests))
 check-sanitized: all
 	@sh ci/check.sh $(sanitized_$(MODE))

@@ -44,14 +44,14 @@ expect 4 "models.json:2: unknown key" "$parity" contract validate "$dir/held.jso
 expect 4 "no file" "$parity" contract validate "$dir/none.json"
 expect 2 "missing" "$parity" contract validate
 expect 2 "missing" "$parity" contract run
-expect 2 "list, validate or run" "$parity" contract lists
+expect 2 "list, validate, figures or run" "$parity" contract lists
 
 run="$parity run $dir/m.gguf --tokens 1,2,3,4,5 --decode 1 --quick"
 expect 0 "HELD.*FALSIFY-TEST-001" $run --contract "$dir/held.json"
 expect 1 "it broke" $run --contract "$dir/broken.json"
 expect 1 "a contract is broken" $run --contract "$dir/broken.json"
 expect 3 "expected q4k-cuda" $run --contract "$dir/elsewhere.json"
-expect 3 "no.such.figure not measured" $run --contract "$dir/unknown.json"
+expect 4 "no figure \"no.such.figure\", the nearest is" $run --contract "$dir/unknown.json"
 expect 4 "no file" $run --contract "$dir/none*.json"
 expect 1 "DIVERGED.*FALSIFY-TEST-001" $run --contract "$dir/held.json" --fault q4k-min-dropped
 expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-004" $run --contract "contracts/*.json" --fault rope-pairing

@@ -29,6 +29,17 @@ void par_evidence_free(struct par_evidence_set *set) {
     *set = (struct par_evidence_set){0};
 }
 
+void par_evidence_drop_clean(struct par_evidence_set *set) {
+    int n = 0;
+    for (int i = 0; i < set->n; i++) {
+        if (set->items[i].accused)
+            set->items[n++] = set->items[i];
+        else
+            fwd_free(set->items[i].positions);
+    }
+    set->n = n;
+}
+
 static struct par_evidence *find_item(const struct par_evidence_set *set, enum fwd_op op, int layer) {
     for (int i = 0; i < set->n; i++)
         if (set->items[i].op == op && set->items[i].layer == layer)

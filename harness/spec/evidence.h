@@ -34,7 +34,7 @@ struct par_evidence {
     /* By absolute position, over all calls, kept or not: 1 where elements were judged, 2 where one was accused too. */
     uint8_t *positions;
     int n_positions;
-    bool accused; /* false: judged so far, and clean; nobody finds it */
+    bool accused; /* false: judged so far, and clean; inside the judge only, see par_evidence_drop_clean */
 };
 enum { PAR_EVIDENCE_CALLS = 24 };
 struct par_evidence_set {
@@ -49,6 +49,9 @@ const struct par_evidence *par_evidence_find(const struct par_evidence_set *set,
 
 /* What to give par_judge_eval, par_spec_value or par_spec_elements for call i: pointers into the evidence. */
 void par_evidence_eval(const struct par_evidence *item, int i, struct par_eval *e);
+
+/* Forgets the items that were never accused: what a judge hands on has none. */
+void par_evidence_drop_clean(struct par_evidence_set *set);
 
 /* ---- for the judge --------------------------------------------------------------------------------------------- */
 struct par_kept_view {

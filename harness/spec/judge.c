@@ -547,6 +547,7 @@ enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **ro
 }
 
 void par_judge_take_evidence(struct par_judge *j, struct par_evidence_set *out) {
+    par_evidence_drop_clean(&j->evidence);
     *out = j->evidence;
     j->evidence = (struct par_evidence_set){0};
 }
