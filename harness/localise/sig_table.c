@@ -77,7 +77,7 @@ static const struct par_signature_info infos[] = {
     {"saturate-int16", "H1", "sums of products cut to 16 bits", "ik_llama PR 137, 427, 141"},
     {"stale-output", "H4", "what another op or call left behind", "aprender 7, 10, 23; ik_llama PR 313"},
     {"scale-changed", "H1", "one scale, or all values, times a factor", "tensorrt-llm 133; vllm 7777"},
-    {"one-weight", "H1", "one code of one row", "issue 4: one wrong 4-bit weight"},
+    {"one-weight", "H1", "one code of one row", "a flipped bit in a file or in memory"},
 };
 
 const struct par_signature_info *par_signature_info(int i) {
