@@ -38,6 +38,10 @@ void par_evidence_drop_clean(struct par_evidence_set *set) {
             fwd_free(set->items[i].positions);
     }
     set->n = n;
+    if (n == 0) { /* nothing that anybody would think of freeing */
+        fwd_free(set->items);
+        set->items = NULL;
+    }
 }
 
 static struct par_evidence *find_item(const struct par_evidence_set *set, enum fwd_op op, int layer) {
