@@ -252,9 +252,6 @@ static const char *name_of(const struct par_diagnosis *d) {
 
 static inline void expect(const char *name) {
     struct par_diagnosis d = explain();
-    if (getenv("EXPLAIN_VERBOSE"))
-        printf("%-24s %-14s %s: %s (share %g, ratio %g, %llu accused)\n", name, fwd_op_name(item.op), name_of(&d),
-               d.text, d.share, d.ratio_max, (unsigned long long)d.n_accused);
     ck_assert_msg(d.n_accused > 0, "%s: nothing is accused", name);
     ck_assert_msg(!strcmp(name_of(&d), name), "%s of %s is diagnosed as %s: %s (share %g)", name, fwd_op_name(item.op),
                   name_of(&d), d.text, d.share);
