@@ -133,7 +133,7 @@ check-long: all ## the tests again with longer sweeps, and every planted fault o
 # Under a sanitizer: everything but what takes minutes there and drives code that others drive too (whole runs: test_trust;
 # faults and cases: test_case); ThreadSanitizer runs the programs in which threads share data.
 slow_tests := test_declared test_fault test_impact test_run
-tsan_tests := test_core test_matmul_f test_matmul_q test_judge test_path_q4k test_trust
+tsan_tests := test_core test_matmul_f test_matmul_q test_judge test_path_q4k
 sanitized_asan := $(filter-out $(addprefix %/,$(slow_tests)),$(tests))
 sanitized_ubsan := $(sanitized_asan)
 sanitized_tsan := $(filter $(addprefix %/,$(tsan_tests)),$(tests))
