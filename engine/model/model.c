@@ -184,6 +184,24 @@ static enum fwd_status refuse_unused(const struct binder *b, const struct fwd_mo
     return FWD_OK;
 }
 
+/* Every weight that a layer cannot do without has bytes: a place that the binding forgot is found here, and not by the
+ * first kernel that reads it. */
+static enum fwd_status check_bound(const struct fwd_model *m, struct fwd_error *err) {
+    for (int i = 0; i < m->config.n_layer; i++) {
+        const struct fwd_layer *l = &m->layers[i];
+        const struct {
+            const char *name;
+            const struct fwd_weight *weight;
+        } required[] = {{"attn_norm", &l->attn_norm}, {"attn_q", &l->wq},      {"attn_k", &l->wk},
+                        {"attn_v", &l->wv},           {"attn_output", &l->wo}, {"ffn_norm", &l->ffn_norm},
+                        {"ffn_gate", &l->gate},       {"ffn_up", &l->up},      {"ffn_down", &l->down}};
+        for (size_t k = 0; k < sizeof required / sizeof *required; k++)
+            FWD_FAIL_IF(!required[k].weight->data, FWD_ESTATE, err, "layer %d: %s is bound to no tensor", i,
+                        required[k].name);
+    }
+    return FWD_OK;
+}
+
 static enum fwd_status bind_all(struct bound_model *bound, const struct fwd_gguf *file, fwd_config_hook *hook,
                                 void *hook_ud, struct fwd_error *err) {
     struct fwd_model *m = &bound->model;
@@ -197,6 +215,7 @@ static enum fwd_status bind_all(struct bound_model *bound, const struct fwd_gguf
     for (int i = 0; i < m->config.n_layer; i++)
         FWD_TRY(bind_layer(&b, &m->layers[i], i, &m->config, arch));
     FWD_TRY(bind_head(&b, m));
+    FWD_TRY(check_bound(m, err));
     FWD_TRY(bind_rope_factors(&b, bound));
     FWD_TRY(refuse_unused(&b, m));
     if (hook) {

@@ -20,37 +20,10 @@ void par_spec_alter_free(struct par_spec_altered *a) {
     *a = (struct par_spec_altered){0};
 }
 
+/* The binding's own answer, in the copy: there everything may be written to. */
 struct spec_weight *par_spec_altered_weight(struct par_spec_altered *a, enum fwd_op op) {
-    struct spec_layer *l = a->layer;
-    if (!fwd_op_in_layer(op))
-        return op == FWD_OP_INP_EMBD        ? &a->model.embedding
-               : op == FWD_OP_RESULT_NORM   ? &a->model.output_norm
-               : op == FWD_OP_RESULT_OUTPUT ? &a->model.output
-                                            : NULL;
-    if (!l)
-        return NULL;
-    switch (op) {
-    case FWD_OP_ATTN_NORM:
-        return &l->attn_norm;
-    case FWD_OP_QCUR:
-        return &l->q;
-    case FWD_OP_KCUR:
-        return &l->k;
-    case FWD_OP_VCUR:
-        return &l->v;
-    case FWD_OP_ATTN_OUT:
-        return &l->attn_out;
-    case FWD_OP_FFN_NORM:
-        return &l->ffn_norm;
-    case FWD_OP_FFN_GATE:
-        return &l->gate;
-    case FWD_OP_FFN_UP:
-        return &l->up;
-    case FWD_OP_FFN_OUT:
-        return &l->down;
-    default:
-        return NULL;
-    }
+    int layer = a->layer ? (int)(a->layer - a->model.layers) : -1;
+    return (struct spec_weight *)(uintptr_t)par_spec_weight(&a->model, op, layer);
 }
 
 struct spec_weight *par_spec_altered_bias(struct par_spec_altered *a, enum fwd_op op) {
