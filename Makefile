@@ -35,21 +35,37 @@ isa_avx2 := -mavx2 -mfma -mf16c -mbmi2
 isa_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mbmi2
 EXTRA_CFLAGS ?=
 
+# CUDA where its compiler is: everything in engine/cuda and engine/paths/cuda_*; else those paths are listed as not built.
+# Machine code for Hopper, PTX for every card from sm_80 on. Exact kernels: contraction off there too.
+NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+CUDA := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_CODE ?= -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
+nvcc_opt_debug := -O0 -G
+nvcc_flags := -std=c++17 -g -lineinfo --fmad=false -Iengine -Xcompiler -Wall,-Wextra,-ffp-contract=off $(CUDA_CODE)
+# cuda.h of the engine is C: the runtime's own header is not ours to warn about.
+cuda_cflags := $(if $(NVCC),-isystem $(CUDA)/include)
+cuda_libs := $(if $(NVCC),-L$(CUDA)/lib64 -lcudart_static -ldl -lrt -lstdc++)
+
 ifeq ($(filter help clean deps,$(MAKECMDGOALS)),)
 include ci/deps.mk
 endif
-CFLAGS := $(base) $(warn) $(opt_$(MODE)) $(shell pkg-config --cflags $(packages) 2>/dev/null) $(EXTRA_CFLAGS)
-LDLIBS := $(shell pkg-config --libs $(packages) 2>/dev/null) -lm -pthread
+CFLAGS := $(base) $(warn) $(opt_$(MODE)) $(cuda_cflags) $(shell pkg-config --cflags $(packages) 2>/dev/null) $(EXTRA_CFLAGS)
+LDLIBS := $(shell pkg-config --libs $(packages) 2>/dev/null) $(cuda_libs) -lm -pthread
 
 # ---- sources: wildcards only; the ISA comes from the file's suffix -----------------------------------------------
 arch := $(shell uname -m)
 x86_only := $(if $(filter x86_64,$(arch)),,%_avx2.c %_avx512.c)
-engine_src := $(filter-out $(x86_only),$(wildcard engine/*.c engine/core/*.c engine/format/*.c engine/quant/*.c engine/model/*.c \
-	engine/ops/*.c engine/ops/*/*.c engine/paths/*.c))
+# What needs the CUDA toolkit, and what stands in for it.
+cuda_c := $(filter-out engine/cuda/tiles.c,$(wildcard engine/cuda/*.c)) $(filter-out %/cuda_absent.c,$(wildcard engine/paths/cuda_*.c))
+cuda_cu := $(if $(NVCC),$(wildcard engine/cuda/*.cu))
+without := $(x86_only) $(if $(NVCC),engine/paths/cuda_absent.c,$(cuda_c))
+engine_src := $(filter-out $(without),$(wildcard engine/*.c engine/core/*.c engine/format/*.c engine/quant/*.c engine/model/*.c \
+	engine/ops/*.c engine/ops/*/*.c engine/cuda/*.c engine/paths/*.c))
 harness_src := $(wildcard harness/tap/*.c harness/spec/*.c harness/compare/*.c harness/localise/*.c harness/contract/*.c \
 	harness/fault/*.c harness/report/*.c harness/run/*.c harness/fixture/*.c)
 cli_src := $(wildcard harness/cli/*.c)
-test_src := $(wildcard engine/test/test_*.c harness/test/test_*.c)
+cuda_tests := $(wildcard engine/test/test_cuda_*.c)
+test_src := $(filter-out $(if $(NVCC),,$(cuda_tests)),$(wildcard engine/test/test_*.c harness/test/test_*.c))
 fuzz_src := $(wildcard engine/test/fuzz_*.c harness/test/fuzz_*.c)
 obj = $(patsubst %.c,$(B)/%.o,$(1))
 tests := $(patsubst %.c,$(B)/bin/%,$(notdir $(test_src)))
@@ -65,7 +81,7 @@ all: $(parity) tests ## build the program and the tests
 tests: $(tests)
 fuzzers: $(fuzzers)
 
-$(B)/libforward.a: $(call obj,$(engine_src))
+$(B)/libforward.a: $(call obj,$(engine_src)) $(patsubst %.cu,$(B)/%.cu.o,$(cuda_cu))
 $(B)/libparity.a: $(call obj,$(harness_src))
 $(B)/%.a:
 	@mkdir -p $(@D)
@@ -77,6 +93,12 @@ $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@$(if $(filter 1,$(V)),,echo "  cc $<")
 	$(Q)$(CC) $(CFLAGS) $(call suffix_isa,$<) $(cflags_$(notdir $<)) -MMD -MP -c $< -o $@
+
+$(B)/%.cu.o: %.cu Makefile
+	@mkdir -p $(@D)
+	@$(if $(filter 1,$(V)),,echo "  nvcc $<")
+	$(Q)$(NVCC) $(nvcc_flags) $(if $(filter debug,$(MODE)),$(nvcc_opt_debug),-O3) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+-include $(patsubst %.cu,$(B)/%.cu.d,$(cuda_cu))
 
 # Data files that the program carries, as C arrays of bytes.
 embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt fixtures/prompts/selftest.txt

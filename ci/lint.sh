@@ -26,9 +26,10 @@ BEGIN {
     allow("engine/quant", "core format quant")
     allow("engine/model", "core format quant model")
     allow("engine/ops", "core format quant model ops")
-    allow("engine/paths", "core format quant model ops paths engine.h")
+    allow("engine/cuda", "core format quant model ops cuda")
+    allow("engine/paths", "core format quant model ops cuda paths engine.h")
     allow("engine/engine.h", "core format model ops")
-    allow("engine/test", "core format quant model ops paths engine.h test")
+    allow("engine/test", "core format quant model ops cuda paths engine.h test")
     split("tap spec compare localise contract fault report run fixture", h, " ")
     for (i in h) for (j in h) ok["harness/" h[i], h[j]] = 1
     for (i in h) { ok["harness/" h[i], "engine.h"] = 1; known["harness/" h[i]] = 1 }
