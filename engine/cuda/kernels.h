@@ -94,8 +94,8 @@ void cuda_attention(struct CUstream_st *stream, const struct cuda_attention *a);
 void cuda_swiglu(struct CUstream_st *stream, const float *gate, const float *up, float *y, int64_t n);
 void cuda_add(struct CUstream_st *stream, const float *a, const float *b, float *y, int64_t n);
 
-/* n_rows rows of file layout (row_bytes apart) to F32, to BF16 (nearest even), or to E4M3 with scale[row] =
- * amax / 448 (0 rows: scale 0). dst: [n_rows][n_cols]. scale: E4M3 only. */
+/* n_rows rows of file layout (row_bytes apart) to F32, to BF16 (nearest even), or to E4M3 with one scale a row by the
+ * rule of cuda/e4m3.cuh (use its functions). dst: [n_rows][n_cols]. scale: E4M3 only. */
 void cuda_dequantise(struct CUstream_st *stream, uint32_t type, const void *src, int64_t row_bytes, int64_t n_rows,
                      int64_t n_cols, enum cuda_form form, void *dst, float *scale);
 /* Fills n floats with NaN (0x7fbadbad): what nobody wrote shows. */
