@@ -72,6 +72,22 @@ typedef enum fwd_status fwd_override_fn(void *ud, const struct fwd_op_call *call
 /* ---- the path table ---------------------------------------------------------------------------------------------- */
 enum fwd_head { FWD_HEAD_QUANT = 0, FWD_HEAD_F32 = 1 };
 
+/* One launch of a path's plan (the recorded step of one token), broken on purpose: the launch that ends with `op` of
+ * `layer` (-1 outside layers). A launch that serves several ops is broken for all of them. */
+enum fwd_plan_fault_kind {
+    FWD_PLAN_SKIP = 1,       /* the node is missing: what it writes stays as it was */
+    FWD_PLAN_SHORT_GRID = 2, /* one block fewer */
+    FWD_PLAN_EARLY = 3       /* started before what it reads is written */
+};
+struct fwd_plan_fault {
+    enum fwd_plan_fault_kind kind;
+    enum fwd_op op;
+    int layer;
+};
+/* Called once when a session with a plan opens (fwd_path_info.has_plan); true: *out is planted. A path that has no
+ * launch of that op says so with FWD_EINPUT. */
+typedef bool fwd_plan_hook(void *ud, struct fwd_plan_fault *out);
+
 struct fwd_knobs {
     uint32_t size;
     int n_threads;          /* 0: one per core */
@@ -87,14 +103,24 @@ struct fwd_knobs {
     void *config_hook_ud;
     fwd_model_hook *model_hook; /* after config_hook, when every weight is bound and none is repacked; or NULL */
     void *model_hook_ud;
+    bool fp8_fast;            /* E4M3 products summed in the tensor cores' fast, narrow accumulator */
+    bool no_overlap;          /* launches in plain stream order: none starts before the one before it has ended */
+    bool scribble;            /* NaN over scratch and padding before each run, and where a path can, between ops */
+    fwd_plan_hook *plan_hook; /* or NULL; paths without a plan never call it */
+    void *plan_hook_ud;
 };
+/* A path refuses with FWD_EINPUT the last three flags where they mean nothing to it (struct fwd_path_info says where
+ * they do). */
 
-/* A variant that a session resolved, for reports: which row of variants.def serves what. */
+/* A variant that a session resolved, for reports: which kernel serves what. Several rows of one op are told apart by
+ * the calls and shapes that they serve. */
 struct fwd_variant_choice {
-    const char *op;      /* "matmul_q", "attention", ... */
-    const char *detail;  /* "Q4_K", ... or "" */
-    const char *variant; /* "ref", "avx2", "avx512" */
-    const char *why;     /* "fastest of caps avx2+avx512", "forced" */
+    const char *op;         /* "matmul_q", "attention", ... */
+    const char *detail;     /* "Q4_K", ... or "" */
+    const char *variant;    /* "ref", "avx2", "avx512", a kernel's name */
+    const char *why;        /* "fastest of caps avx2+avx512", "forced" */
+    int m_first, m_last;    /* calls of so many positions; m_last 0: no upper end, both 0: any */
+    int64_t n_rows, n_cols; /* of the weight; 0: any */
 };
 
 /* A weight as the session really reads it (after repacking). */
@@ -114,11 +140,32 @@ struct fwd_path_info {
     bool uses_cache;                      /* false: every run call must start at position 0 */
     bool quantised;                       /* activations are quantised before matmuls */
     enum fwd_tap_kind taps[FWD_OP_COUNT]; /* with default knobs */
+    bool on_device;          /* computes on an accelerator: CPU levels and thread counts do not reach its kernels */
+    bool has_plan;           /* a step of one token is a launch plan: knobs.plan_hook means something */
+    bool overlaps;           /* knobs.no_overlap means something */
+    bool fp8;                /* knobs.fp8_fast means something */
+    bool scribbles;          /* knobs.scribble means something */
+    bool argmax;             /* fwd_run_args.argmax is served */
+    bool chunks_change_bits; /* another cut of the prompt into calls may round otherwise, as declared */
+    /* Paths with the same text here promise the same bits with the same knobs, whatever the device: the name of the
+     * first of them. NULL: only its own. */
+    const char *same_bits_as;
+};
+
+/* Where a path computes when that is not the CPU. */
+struct fwd_device_info {
+    uint32_t size;
+    char name[96];   /* "NVIDIA H200" */
+    char driver[64]; /* versions of driver and runtime */
+    int64_t memory_bytes;
+    double read_gb_s; /* measured: the fastest that its memory can be read; 0: not asked for */
 };
 
 struct fwd_session;
 
-/* logits: which of the n_tokens positions are wanted, and where they go. */
+/* logits: which of the n_tokens positions are wanted, and where they go. A path that serves argmax may be asked for it
+ * alone (logits and logits_f64 NULL): 4 bytes a position leave the device. One that does not refuses with
+ * FWD_EUNSUPPORTED. */
 struct fwd_run_args {
     uint32_t size;
     int seq;
@@ -130,6 +177,8 @@ struct fwd_run_args {
     double *logits_f64;         /* the same in double from paths that have them, or NULL */
     fwd_tap_fn *tap;            /* or NULL */
     void *tap_ud;
+    int32_t *argmax; /* [number wanted] the lowest index among the largest logits, NaN never wins, -1: all NaN; or NULL
+                      */
 };
 
 struct fwd_path {
@@ -156,6 +205,8 @@ struct fwd_path {
     /* Weight i as bound; false past the end. Reads the whole weight. */
     bool (*bound_weight)(const struct fwd_session *s, int i, struct fwd_bound_weight *out);
     void (*close)(struct fwd_session *s);
+    /* NULL: the CPU. measure: the read ceiling too, which takes a moment. FWD_EUNAVAILABLE as probe says it. */
+    enum fwd_status (*device)(struct fwd_device_info *out, bool measure, struct fwd_error *err);
 };
 
 /* The paths built in, in the order of paths.def. */

@@ -22,7 +22,9 @@ static void describe(struct fwd_path_info *out) {
                                   .name = "q4k-cpu",
                                   .summary = "quantised weights and activations, fused block dots, KV cache",
                                   .uses_cache = true,
-                                  .quantised = true};
+                                  .quantised = true,
+                                  .scribbles = true,
+                                  .same_bits_as = "q4k-cpu"};
     for (int op = 0; op < FWD_OP_COUNT; op++)
         out->taps[op] = FWD_TAP_WRITE;
 }
@@ -36,7 +38,8 @@ static void note_choice(struct fwd_session *s, const char *op, const char *detai
         if (!strcmp(s->choices[i].op, op) && !strcmp(s->choices[i].detail, detail))
             return;
     if (s->n_choices < Q4K_MAX_CHOICES)
-        s->choices[s->n_choices++] = (struct fwd_variant_choice){op, detail, variant, why};
+        s->choices[s->n_choices++] =
+            (struct fwd_variant_choice){.op = op, .detail = detail, .variant = variant, .why = why};
 }
 
 static const char *why_of(const struct fwd_session *s, const char *op) {
@@ -186,6 +189,7 @@ static enum fwd_status allocate(struct fwd_session *s, enum fwd_dtype kv_type, s
     struct layout l = {0};
     lay_out(s, &l);
     s->arena = fwd_alloc(l.used, 1);
+    s->arena_bytes = l.used;
     FWD_FAIL_IF(!s->arena, FWD_ENOMEM, err,
                 "q4k-cpu: no memory for buffers of %zu MiB (%d tokens a call, %d positions)", l.used >> 20, s->n_batch,
                 s->n_ctx);
@@ -233,6 +237,8 @@ static enum fwd_status check_knobs(const struct fwd_knobs *k, struct fwd_error *
                 "q4k-cpu: got head form %d, expected quant (0) or f32 (1)", (int)k->head);
     FWD_FAIL_IF(k->act && strcmp(k->act, "none") != 0, FWD_EINPUT, err,
                 "q4k-cpu: got act \"%s\"; its activations are always its own, expected none", k->act);
+    FWD_FAIL_IF(k->fp8_fast || k->no_overlap, FWD_EINPUT, err, "q4k-cpu: got %s, which means nothing to it",
+                k->fp8_fast ? "fp8_fast" : "no_overlap");
     return FWD_OK;
 }
 
@@ -265,6 +271,7 @@ static enum fwd_status open_session(struct fwd_session **out, const struct fwd_g
     s->n_seq = knobs->n_seq;
     s->n_batch = knobs->n_batch;
     s->head = knobs->head;
+    s->scribble = knobs->scribble;
     enum fwd_status status = fill_session(s, knobs, err);
     if (status != FWD_OK) {
         close_session(s);

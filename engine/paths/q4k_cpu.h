@@ -59,6 +59,7 @@ struct fwd_session {
     unsigned caps;
     int n_ctx, n_seq, n_batch;
     enum fwd_head head;
+    bool scribble;
     char *force; /* copy of the knob, or NULL */
 
     act_quant_k_fn *act_quant_k;
@@ -81,6 +82,7 @@ struct fwd_session {
     struct q4k_override *overrides; /* [FWD_OP_COUNT][n_layer + 1], layer -1 first */
 
     void *arena; /* everything below */
+    size_t arena_bytes;
     struct q4k_buffers buf;
     float *rope_table; /* [n_ctx][n_rope / 2][2] */
     float *attention_scratch;

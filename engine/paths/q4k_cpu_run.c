@@ -268,12 +268,22 @@ static enum fwd_status check_args(const struct fwd_session *s, const struct fwd_
                     (long long)s->model->config.n_vocab - 1);
         any |= is_wanted(args, i);
     }
+    FWD_FAIL_IF(args->argmax, FWD_EUNSUPPORTED, err, "q4k-cpu: got argmax, expected NULL: it hands out logits");
     FWD_FAIL_IF(any && !args->logits, FWD_EINPUT, err, "q4k-cpu: logits are wanted and their place is NULL");
     return FWD_OK;
 }
 
+/* All-ones: a NaN in every float. The table of angles ends what a run overwrites from scratch. */
+static void scribble(struct fwd_session *s) {
+    char *begin = s->arena, *table = (char *)s->rope_table, *rest = (char *)s->attention_scratch;
+    memset(begin, 0xff, (size_t)(table - begin));
+    memset(rest, 0xff, s->arena_bytes - (size_t)(rest - begin));
+}
+
 enum fwd_status q4k_run(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
     FWD_TRY(check_args(s, args, err));
+    if (s->scribble)
+        scribble(s);
     struct run r = {.s = s, .args = args, .n_pos = args->n_tokens, .pos0 = args->pos0, .err = err};
     /* Rows from here on are about to change: if the call fails they must not count. */
     fwd_kv_cache_set_n_past(s->kv, args->seq, args->pos0);

@@ -135,7 +135,7 @@ const struct fwd_config *ref_config(const struct fwd_session *s) {
 bool ref_variant(const struct fwd_session *s, int i, struct fwd_variant_choice *out) {
     if (i != 0)
         return false;
-    *out = (struct fwd_variant_choice){s->matmul->op, "", s->matmul->variant, s->why};
+    *out = (struct fwd_variant_choice){.op = s->matmul->op, .detail = "", .variant = s->matmul->variant, .why = s->why};
     return true;
 }
 
@@ -214,6 +214,11 @@ static enum fwd_status read_knobs(struct fwd_session *s, const struct fwd_knobs 
                 sizeof *knobs);
     FWD_FAIL_IF(knobs->n_ctx < 1, FWD_ERANGE, err, "open: context of %d positions, expected at least 1", knobs->n_ctx);
     FWD_FAIL_IF(knobs->n_seq < 1, FWD_ERANGE, err, "open: %d sequence slots, expected at least 1", knobs->n_seq);
+    FWD_FAIL_IF(knobs->fp8_fast || knobs->no_overlap || knobs->scribble, FWD_EINPUT, err,
+                "open: got %s, which means nothing to a reference path",
+                knobs->fp8_fast     ? "fp8_fast"
+                : knobs->no_overlap ? "no_overlap"
+                                    : "scribble");
     s->n_ctx = knobs->n_ctx;
     s->n_seq = knobs->n_seq;
     if (knobs->act && strcmp(knobs->act, "none") != 0) {
