@@ -5,6 +5,7 @@
 #include "ops/expf/expf.h"
 #include "ops/matmul_f/matmul_f.h"
 #include "ops/matmul_q/matmul_q.h"
+#include "ops/rmsnorm/rmsnorm.h"
 
 /* The format an op input is quantised to: Q8_K where any user wants it (a tap comes once per format), F32 if none. */
 static enum fwd_dtype quantised_as(const void *session, fused_product_fn *product, enum fwd_op op, int layer) {
@@ -44,10 +45,10 @@ bool fused_numerics(const void *session, fused_product_fn *product, enum fwd_dty
     case FWD_OP_FFN_NORM:
     case FWD_OP_RESULT_NORM:
         n.accumulator = FWD_ACC_F64;
-        n.chain_block = 8;
+        n.chain_block = RMSNORM_LANES;
         n.chain_per_block = 1;
-        n.chain_extra = 3;
-        n.lanes = 8;
+        n.chain_extra = 8; /* the tree */
+        n.lanes = RMSNORM_LANES;
         n.fma = true;          /* squares of F32 values are exact in F64 */
         n.final_roundings = 3; /* 1/sqrt to F32, two products */
         n.sqrt_ulp = 0.5f;

@@ -160,7 +160,7 @@ END_TEST
 /* ---- rmsnorm ----------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_rmsnorm) {
-    static const int sizes[] = {1, 2, 7, 8, 9, 31, 64, 80, 576, 1536, 3584, 4099};
+    static const int sizes[] = {1, 2, 7, 9, 31, 64, 255, 256, 257, 295, 576, 1536, 3584, 4099};
     int n = sizes[_i];
     float *x = new_floats(n), *w = new_floats(n), *expected = new_floats(n), *got = new_floats(n + 16);
     rmsnorm_fn *ref = (rmsnorm_fn *)fwd_variant_find("rmsnorm", "ref")->fn;
@@ -580,7 +580,7 @@ int main(void) {
     tcase_set_timeout(t, 120);
     tcase_add_test(t, test_expf);
     tcase_add_test(t, test_swiglu);
-    tcase_add_loop_test(t, test_rmsnorm, 0, 12);
+    tcase_add_loop_test(t, test_rmsnorm, 0, 14);
     tcase_add_test(t, test_rope_table);
     tcase_add_loop_test(t, test_rope_rotation, 0, 2);
     tcase_add_loop_test(t, test_attention, 0, N_SHAPES);

@@ -3,7 +3,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { MOST_LANES = 64 };
+enum { MOST_LANES = 256 };
 
 double par_order_steps(struct par_order order, int64_t n) {
     int64_t segment = order.segment > 0 && order.segment < n ? order.segment : n;

@@ -23,7 +23,7 @@ int par_orders(struct par_order declared, double chain_steps, int64_t n, struct 
 double par_order_steps(struct par_order order, int64_t n);
 
 /* sum of a[i] * b[i] (b NULL: of a[i]) as added in F32 or F64, `fma` or each product rounded first. Inputs are values
- * of that type. order.lanes: 1 to 64. */
+ * of that type. order.lanes: 1 to 256. */
 double par_add_again(const double *a, const double *b, int64_t n, enum fwd_accumulator type, bool fma,
                      struct par_order order);
 

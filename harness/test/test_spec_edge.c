@@ -238,13 +238,15 @@ END_TEST
 
 START_TEST(order_against_its_chain) {
     /* 100 terms one after the other are a chain of 100, in 8 lanes ceil(100 / 8) = 13 and 3 to join them. */
-    struct par_order orders[PAR_MOST_ORDERS], one = {1, 0}, eight = {8, 0};
+    struct par_order orders[PAR_MOST_ORDERS], one = {1, 0}, eight = {8, 0}, most = {256, 0}, beyond = {512, 0};
     bool declared;
     ck_assert_int_eq(par_orders(one, 16, 100, orders, &declared), 0);
     ck_assert_int_eq(par_orders(one, 100, 100, orders, &declared), 1);
     ck_assert_int_eq(par_orders(eight, 16, 100, orders, &declared), 1);
     ck_assert_int_eq(par_orders(eight, 15, 100, orders, &declared), 0);
     ck_assert(declared);
+    ck_assert_int_eq(par_orders(most, 24, 4096, orders, &declared), 1);
+    ck_assert_int_eq(par_orders(beyond, 24, 4096, orders, &declared), 0);
 }
 END_TEST
 
