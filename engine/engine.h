@@ -72,8 +72,8 @@ typedef enum fwd_status fwd_override_fn(void *ud, const struct fwd_op_call *call
 /* ---- the path table ---------------------------------------------------------------------------------------------- */
 enum fwd_head { FWD_HEAD_QUANT = 0, FWD_HEAD_F32 = 1 };
 
-/* One launch of a path's plan (the recorded step of one token), broken on purpose: the launch that ends with `op` of
- * `layer` (-1 outside layers). A launch that serves several ops is broken for all of them. */
+/* One launch of a path's plan (the recorded step of one token), broken on purpose: the launch that computes `op` of
+ * `layer` (-1 outside layers), whatever else it computes. */
 enum fwd_plan_fault_kind {
     FWD_PLAN_SKIP = 1,       /* the node is missing: what it writes stays as it was */
     FWD_PLAN_SHORT_GRID = 2, /* one block fewer */

@@ -67,7 +67,7 @@ static enum fwd_status place_faults(struct generation *g, struct fwd_knobs *knob
         return FWD_OK;
     FWD_TRY(par_spec_open(&spec, g->input.file, err));
     enum fwd_status rc =
-        par_fault_set_place(&g->planted, g->input.n_ids, g->input.file, par_spec_config(spec), knobs, err);
+        par_fault_set_place(&g->planted, g->input.n_ids, g->drive.path, g->input.file, par_spec_config(spec), knobs, err);
     par_spec_close(spec);
     par_fault_set_hook(&g->planted, knobs);
     return rc;

@@ -1,9 +1,10 @@
 /* harness/fault/fault.h: bugs planted on purpose, nearly all of them real bugs somebody shipped (design: museum.md).
  *
- * A fault is an override of one op of one path, or a change of the configuration, the binding or the ids that all paths
- * share. Its broken arithmetic is its own: nothing here shares code with the spec, with a signature or with a kernel,
- * so that neither can agree with a fault by sharing its mistake. What is right comes from the op's own builtin; a fault
- * adds the difference between the broken and the true value, worked out in F64 from the op's inputs and weight bytes.
+ * A fault is an override of one op of one path, a launch of a path's plan that goes wrong, or a change of the
+ * configuration, the binding or the ids that all paths share. Its broken arithmetic is its own: nothing here shares
+ * code with the spec, with a signature or with a kernel, so that neither can agree with a fault by sharing its mistake.
+ * What is right comes from the op's own builtin; a fault adds the difference between the broken and the true value,
+ * worked out in F64 from the op's inputs and weight bytes.
  *
  * A fault as text: [ref:]NAME[@op[:layer]][+head=N][+row=N][+block=N][+pos=N][+seed=N]. Row and block are those of the
  * weight: output row and block of its type along K. What is not said, par_fault_place chooses. */
@@ -40,7 +41,8 @@ enum par_fault_need {
     PAR_NEED_FEW = 1 << 11,        /* a schedule with calls of 2 to 8 positions (--chunk 5) */
     PAR_NEED_TWIN = 1 << 12,       /* K and V, gate and up, or the two norms, of one shape (and type, where shared) */
     PAR_NEED_THREADS = 1 << 13,    /* several threads */
-    PAR_NEED_LUCK = 1 << 14        /* acts only on values that data rarely has (ties): may change nothing */
+    PAR_NEED_LUCK = 1 << 14,       /* acts only on values that data rarely has (ties): may change nothing */
+    PAR_NEED_PLAN = 1 << 15        /* a path whose step is a launch plan */
 };
 
 /* Which parts of the place mean something to a fault. */
@@ -70,11 +72,12 @@ struct par_fault_row {
     uint32_t needs;        /* enum par_fault_need */
     uint32_t picks;        /* enum par_fault_pick */
     enum par_fault_when when;
-    int kind;                   /* which of the faults that its function knows (fault_ops.h) */
-    fwd_override_fn *plant;     /* ud is the struct par_fault; NULL where a hook does it */
-    fwd_config_hook *hook;      /* shared: the configuration of every path */
-    fwd_model_hook *model_hook; /* shared: the binding of every path */
-    bool shared;                /* in what all paths use; a `plant` then goes into every path */
+    int kind;                      /* which of the faults that its function knows (fault_ops.h) */
+    fwd_override_fn *plant;        /* ud is the struct par_fault; NULL where a hook does it */
+    fwd_config_hook *hook;         /* shared: the configuration of every path */
+    fwd_model_hook *model_hook;    /* shared: the binding of every path */
+    bool shared;                   /* in what all paths use; a `plant` then goes into every path */
+    enum fwd_plan_fault_kind plan; /* 0: none; else what happens to the launch, in the candidate alone */
 };
 /* Row i of the catalogue; NULL past the end. */
 const struct par_fault_row *par_fault_row(int i);
@@ -91,6 +94,7 @@ struct par_fault {
     int64_t out_row, block;
     uint64_t seed;
     int n_prompt;
+    const struct fwd_path *path;     /* the candidate, by the caller before place; NULL: one without a launch plan */
     const struct fwd_gguf *file;     /* for faults that read another tensor */
     struct par_fault_memory *memory; /* what it remembers between calls; made by place, shared by copies */
 };
@@ -109,6 +113,8 @@ enum fwd_status par_fault_plant(struct par_fault *f, const struct fwd_path *path
 /* Calls the hook of a shared fault; nothing for others. For a caller's own config_hook and model_hook. */
 void par_fault_hook_config(struct par_fault *f, struct fwd_config *config);
 void par_fault_hook_model(struct par_fault *f, struct fwd_model *model);
+/* For a caller's own plan_hook: true and *out where the fault is in the launch plan. */
+bool par_fault_hook_plan(const struct par_fault *f, struct fwd_plan_fault *out);
 /* The placed fault as text that par_fault_parse takes; returns buf. */
 const char *par_fault_describe(const struct par_fault *f, char *buf, size_t n);
 /* Which side is wrong, as reports spell it: "candidate", "reference", "both". */

@@ -66,6 +66,7 @@ enum fault_sum_kind {
     FAULT_SUM_INT16,     /* pairs of (code + 128) * q saturate at 16 bits, as maddubs does */
     FAULT_SUM_ACT_F16,   /* the sum of a sub-block's activations, which the min multiplies, through binary16 */
     FAULT_SUM_CLIPPED,   /* a block's integer dot cut to what binary16 can hold */
+    FAULT_SUM_DESCALED,  /* the finished sum, before it is scaled back from E4M3's range, stored as binary16 */
     FAULT_SUM_BIAS_NONE, /* biases */
     FAULT_SUM_BIAS_TWICE,
     FAULT_SUM_BIAS_OTHER_LAYER,

@@ -277,7 +277,14 @@ int par_fault_other_layer(const struct par_fault *f, const struct fwd_gguf *file
     return -1;
 }
 
-/* NULL, or why the model lacks what the row needs, whatever the op. */
+static bool has_plan(const struct fwd_path *path) {
+    struct fwd_path_info info = {.size = sizeof info};
+    if (path)
+        path->describe(&info);
+    return info.has_plan;
+}
+
+/* NULL, or why the model or the path lacks what the row needs, whatever the op. */
 static const char *missing_in_model(const struct site *s) {
     const struct par_spec_config *c = s->config;
     uint32_t needs = s->f->row->needs;
@@ -287,6 +294,8 @@ static const char *missing_in_model(const struct site *s) {
         return "this model has one KV head, so nothing would change";
     if (needs & PAR_NEED_HEAD_F32 && s->knobs->head != FWD_HEAD_F32)
         return "needs --head f32";
+    if (needs & PAR_NEED_PLAN && !has_plan(s->f->path))
+        return "this path's step is no launch plan";
     if (needs & PAR_NEED_THREADS && s->knobs->n_threads == 1)
         return "one thread: there is no second one";
     if (needs & PAR_NEED_FACTORS && !fwd_gguf_find(s->file, "rope_freqs.weight"))
@@ -474,6 +483,11 @@ void par_fault_hook_config(struct par_fault *f, struct fwd_config *config) {
 void par_fault_hook_model(struct par_fault *f, struct fwd_model *model) {
     if (f->row->model_hook)
         f->row->model_hook(f, model);
+}
+
+bool par_fault_hook_plan(const struct par_fault *f, struct fwd_plan_fault *out) {
+    *out = (struct fwd_plan_fault){f->row->plan, f->op, f->layer};
+    return f->row->plan != 0;
 }
 
 static enum fwd_status call_planted(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {

@@ -18,11 +18,12 @@ enum fwd_status par_fault_set_parse(const char *text, struct par_fault *faults, 
     return FWD_OK;
 }
 
-enum fwd_status par_fault_set_place(const struct par_fault_set *set, int n_prompt, const struct fwd_gguf *file,
-                                    const struct par_spec_config *config, const struct fwd_knobs *knobs,
-                                    struct fwd_error *err) {
+enum fwd_status par_fault_set_place(const struct par_fault_set *set, int n_prompt, const struct fwd_path *path,
+                                    const struct fwd_gguf *file, const struct par_spec_config *config,
+                                    const struct fwd_knobs *knobs, struct fwd_error *err) {
     for (int i = 0; i < set->n; i++) {
         set->faults[i].n_prompt = n_prompt;
+        set->faults[i].path = path;
         FWD_TRY(par_fault_place(&set->faults[i], file, config, knobs, err));
     }
     return FWD_OK;
@@ -40,11 +41,22 @@ static void hook_model(void *ud, struct fwd_model *model) {
         par_fault_hook_model(&set->faults[i], model);
 }
 
+/* One plan has one fault: the first of them. */
+static bool hook_plan(void *ud, struct fwd_plan_fault *out) {
+    const struct par_fault_set *set = ud;
+    for (int i = 0; i < set->n; i++)
+        if (par_fault_hook_plan(&set->faults[i], out))
+            return true;
+    return false;
+}
+
 void par_fault_set_hook(struct par_fault_set *set, struct fwd_knobs *knobs) {
     knobs->config_hook = hook_config;
     knobs->config_hook_ud = set;
     knobs->model_hook = hook_model;
     knobs->model_hook_ud = set;
+    knobs->plan_hook = hook_plan;
+    knobs->plan_hook_ud = set;
 }
 
 enum fwd_status par_fault_set_plant(const struct par_fault_set *set, enum par_fault_role role,

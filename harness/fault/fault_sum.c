@@ -137,6 +137,44 @@ static enum fwd_status sum_all(const struct par_fault *f, const struct fwd_op_ca
     return FWD_OK;
 }
 
+/* ---- scaled products ---- */
+
+/* What scales a row of largest magnitude `amax` into E4M3, whose largest value is 448. */
+static double e4m3_scale(double amax) {
+    return amax / 448;
+}
+
+static double largest_magnitude(const double *x, int64_t n) {
+    double most = 0;
+    for (int64_t k = 0; k < n; k++)
+        most = fmax(most, fabs(x[k]));
+    return most;
+}
+
+/* y = D * (activation's scale) * (weight row's scale), D cut to what binary16 holds and rounded to it. */
+static enum fwd_status descale_all(const struct par_fault *f, const struct fwd_op_call *call, struct fwd_error *err) {
+    const struct fwd_weight *w = call->weight;
+    double *row = fwd_alloc((size_t)(w->n_cols + call->n_pos), sizeof *row);
+    FWD_FAIL_IF(!row, FWD_ENOMEM, err, "fault %s: no memory for %d positions", f->row->name, call->n_pos);
+    double *scale = row + w->n_cols;
+    for (int i = 0; i < call->n_pos; i++) {
+        fault_get_row(call->in[0], i, row);
+        scale[i] = e4m3_scale(largest_magnitude(row, w->n_cols));
+    }
+    for (int64_t n = 0; n < w->n_rows; n++) {
+        fault_decode_row(w->type, w->data + n * w->row_bytes, w->n_cols, row);
+        double row_scale = e4m3_scale(largest_magnitude(row, w->n_cols)), bias = call->bias ? (double)call->bias[n] : 0;
+        for (int i = 0; i < call->n_pos; i++) {
+            double unit = scale[i] * row_scale;
+            if (unit > 0 && fault_at(f, call, i))
+                fault_put(call->out, i, n,
+                          fault_as_half(cut((fault_get(call->out, i, n) - bias) / unit, 65504)) * unit + bias);
+        }
+    }
+    fwd_free(row);
+    return FWD_OK;
+}
+
 /* ---- biases ---- */
 
 static double float_at(const uint8_t *data, int64_t n) {
@@ -182,5 +220,7 @@ static enum fwd_status change_bias(const struct par_fault *f, const struct fwd_o
 enum fwd_status par_fault_sum(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
     const struct par_fault *f = ud;
     FWD_TRY(call->builtin(call, err));
+    if (f->row->kind == FAULT_SUM_DESCALED)
+        return descale_all(f, call, err);
     return f->row->kind < FAULT_SUM_BIAS_NONE ? sum_all(f, call, err) : change_bias(f, call, err);
 }

@@ -13,6 +13,7 @@ static enum fwd_status place_one(struct replay_faults *out, const char *text, co
         return FWD_OK;
     FWD_FAIL_IF(out->n + 1 == REPLAY_FAULTS, FWD_ERANGE, err, "case: more than %d planted faults", REPLAY_FAULTS - 1);
     f->n_prompt = c->n_prompt;
+    f->path = fwd_path_find(c->path);
     out->n++;
     return par_fault_place(f, m->file, par_spec_config(m->spec), knobs, err);
 }
@@ -40,12 +41,21 @@ static void hook_model(void *ud, struct fwd_model *model) {
         par_fault_hook_model(&f->faults[i], model);
 }
 
+static bool hook_plan(void *ud, struct fwd_plan_fault *out) {
+    struct replay_faults *f = ud;
+    for (int i = 0; i < f->n; i++)
+        if (par_fault_hook_plan(&f->faults[i], out))
+            return true;
+    return false;
+}
+
 void replay_faults_hook(struct replay_faults *f, struct fwd_knobs *knobs) {
     if (f->n == 0)
         return;
     knobs->config_hook = hook_config;
     knobs->model_hook = hook_model;
-    knobs->config_hook_ud = knobs->model_hook_ud = f;
+    knobs->plan_hook = hook_plan;
+    knobs->config_hook_ud = knobs->model_hook_ud = knobs->plan_hook_ud = f;
 }
 
 enum fwd_status replay_faults_plant(struct replay_faults *f, const struct fwd_path *path, struct fwd_session *session,

@@ -157,6 +157,10 @@ static void hook_model(void *ud, struct fwd_model *model) {
     par_fault_hook_model(ud, model);
 }
 
+static bool hook_plan(void *ud, struct fwd_plan_fault *out) {
+    return par_fault_hook_plan(ud, out);
+}
+
 enum fwd_status par_prober_open(struct par_prober **out, const struct par_prober_options *options,
                                 struct fwd_error *err) {
     struct par_prober *p = fwd_calloc(1, sizeof *p);
@@ -169,7 +173,8 @@ enum fwd_status par_prober_open(struct par_prober **out, const struct par_prober
     if (options->hooks) {
         knobs.config_hook = hook_config;
         knobs.model_hook = hook_model;
-        knobs.config_hook_ud = knobs.model_hook_ud = options->hooks;
+        knobs.plan_hook = options->role == PAR_ROLE_CANDIDATE ? hook_plan : NULL;
+        knobs.config_hook_ud = knobs.model_hook_ud = knobs.plan_hook_ud = options->hooks;
     }
     enum fwd_status rc = options->path->open(&p->session, options->file, &knobs, err);
     if (rc != FWD_OK) {

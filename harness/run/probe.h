@@ -18,7 +18,7 @@ struct par_prober_options {
     const struct fwd_path *path;
     enum par_fault_role role;
     struct fwd_knobs knobs;  /* without hooks; n_ctx one longer than the longest sequence */
-    struct par_fault *hooks; /* NULL, or a placed shared fault, whose hooks see the session open */
+    struct par_fault *hooks; /* NULL, or a placed fault, shared or in the launch plan, whose hooks see it open */
 };
 struct par_prober;
 enum fwd_status par_prober_open(struct par_prober **out, const struct par_prober_options *options,

@@ -201,7 +201,7 @@ static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
     memcpy(r->ids, o->ids, (size_t)o->n_prompt * sizeof *r->ids);
     FWD_TRY(allocate(r, err));
     struct fwd_knobs knobs = par_run_knobs(r);
-    FWD_TRY(par_fault_set_place(&r->planted, r->n_prompt, o->file, config, &knobs, err));
+    FWD_TRY(par_fault_set_place(&r->planted, r->n_prompt, o->cand, o->file, config, &knobs, err));
     return par_store_create(&r->store, config->n_layer, r->n_ids, err);
 }
 

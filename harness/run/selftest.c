@@ -100,6 +100,7 @@ static enum fwd_status add_place(struct work *w, const struct par_fault_row *row
     r->state = PAR_SELFTEST_NO_EFFECT;
     FWD_TRY(par_fault_parse(text, &r->fault, w->err));
     r->fault.n_prompt = is_long(row) ? LONG_PROMPT : SHORT_PROMPT;
+    r->fault.path = w->o->cand;
     enum fwd_status rc = par_fault_place(&r->fault, w->o->file, par_spec_config(w->spec), &knobs, &why);
     if (rc != FWD_OK) {
         const char *colon = strstr(why.message, ": ");
@@ -249,7 +250,7 @@ static enum fwd_status probe_side(struct work *w, struct par_selftest_record *r,
                                   struct par_tool_gates *other, struct side *out) {
     struct par_prober *own = NULL, *p = w->prober[role];
     struct par_probe_args args = args_of(w);
-    if (r->row->hook || r->row->model_hook) {
+    if (r->row->hook || r->row->model_hook || r->row->plan) {
         FWD_TRY(open_prober(w, role, head_of(r->row), &r->fault, &own));
         p = own;
         /* bytes as bound take long to read, and a hook of the configuration changes none */

@@ -94,6 +94,47 @@ static void hook_model(void *ud, struct fwd_model *bound) {
     par_fault_hook_model(ud, bound);
 }
 
+static bool hook_plan(void *ud, struct fwd_plan_fault *out) {
+    return par_fault_hook_plan(ud, out);
+}
+
+/* ---- a path with a launch plan: q4k-cpu, whose "launches" are its ops ---- */
+
+static enum fwd_status break_launch(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    const struct fwd_plan_fault *f = ud;
+    if (f->kind == FWD_PLAN_SKIP)
+        return FWD_OK;
+    FWD_TRY(call->builtin(call, err));
+    for (int i = 0; f->kind == FWD_PLAN_SHORT_GRID && i < call->n_pos; i++)
+        memset((char *)call->out->data + call->out->nb[1] * (i + 1) - 64, 0, 64);
+    return FWD_OK;
+}
+
+static void describe_planned(struct fwd_path_info *out) {
+    fwd_path_find("q4k-cpu")->describe(out);
+    out->has_plan = true;
+}
+
+static enum fwd_status open_planned(struct fwd_session **out, const struct fwd_gguf *file,
+                                    const struct fwd_knobs *knobs, struct fwd_error *err) {
+    static struct fwd_plan_fault fault;
+    const struct fwd_path *base = fwd_path_find("q4k-cpu");
+    FWD_TRY(base->open(out, file, knobs, err));
+    if (!knobs->plan_hook || !knobs->plan_hook(knobs->plan_hook_ud, &fault))
+        return FWD_OK;
+    return base->override(*out, fault.op, fault.layer, break_launch, &fault, err);
+}
+
+static const struct fwd_path *path_named(const char *name, const struct par_fault_row *row) {
+    static struct fwd_path planned;
+    if (!row || !(row->needs & PAR_NEED_PLAN))
+        return fwd_path_find(name);
+    planned = *fwd_path_find(name);
+    planned.describe = describe_planned;
+    planned.open = open_planned;
+    return &planned;
+}
+
 static struct fwd_knobs knobs_of(const struct par_fault_row *row) {
     return (struct fwd_knobs){.size = sizeof(struct fwd_knobs),
                               .n_threads = row && row->needs & PAR_NEED_THREADS ? 2 : 1,
@@ -116,10 +157,8 @@ static enum fwd_status open_run(struct run *r, const char *text, const struct pa
     r->n_prompt = r->fault.n_prompt = row->needs & PAR_NEED_LONG ? N_LONG : N_PROMPT;
     r->chunk = row->needs & PAR_NEED_FEW ? 5 : r->n_prompt;
     if (text) {
+        r->fault.path = path_named("q4k-cpu", row);
         FWD_TRY(par_fault_place(&r->fault, model.file, par_spec_config(model.spec), &knobs, err));
-        knobs.config_hook = hook_config;
-        knobs.model_hook = hook_model;
-        knobs.config_hook_ud = knobs.model_hook_ud = &r->fault;
     }
     return FWD_OK;
 }
@@ -131,9 +170,10 @@ static void open_path(struct run *r, const struct par_fault_row *row, const char
     if (r->fault.row) {
         knobs.config_hook = hook_config;
         knobs.model_hook = hook_model;
-        knobs.config_hook_ud = knobs.model_hook_ud = &r->fault;
+        knobs.plan_hook = hook_plan;
+        knobs.config_hook_ud = knobs.model_hook_ud = knobs.plan_hook_ud = &r->fault;
     }
-    r->path = fwd_path_find(path);
+    r->path = path_named(path, row);
     ck_assert_msg(r->path->open(&r->session, model.file, &knobs, &err) == FWD_OK, "%s", err.message);
     if (r->fault.row && par_fault_in(&r->fault, r->role))
         ck_assert_msg(par_fault_plant(&r->fault, r->path, r->session, &err) == FWD_OK, "%s", err.message);
@@ -291,6 +331,21 @@ START_TEST(acts_where_it_says) {
     try_fault(row, 1, false);
     if (!row->shared && !(row->needs & PAR_NEED_CANDIDATE))
         try_fault(row, 2, true);
+}
+END_TEST
+
+/* On a path whose step is no launch plan a fault in the plan is refused, with the reason. */
+START_TEST(plan_faults_need_a_plan) {
+    const char *const names[] = {"plan-node-missing", "plan-grid-short", "plan-launch-early"};
+    struct fwd_knobs knobs = knobs_of(NULL);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct fwd_error err = {.message = ""};
+        struct par_fault f;
+        ck_assert_int_eq(par_fault_parse(names[i], &f, &err), FWD_OK);
+        f.path = fwd_path_find("q4k-cpu");
+        ck_assert_int_eq(par_fault_place(&f, model.file, par_spec_config(model.spec), &knobs, &err), FWD_EINPUT);
+        ck_assert_msg(strstr(err.message, "no launch plan"), "%s", err.message);
+    }
 }
 END_TEST
 
@@ -464,7 +519,10 @@ START_TEST(the_catalogue_is_as_asked) {
         ck_assert_msg(row->museum && strlen(row->museum) > 3 && strlen(row->summary) > 5, "%s: no reference",
                       row->name);
         ck_assert_msg(row->hypothesis[0] == 'H' && strlen(row->hypothesis) == 2, "%s: %s", row->name, row->hypothesis);
-        ck_assert_msg(row->shared ? row->plant || row->hook || row->model_hook : row->plant != NULL, "%s", row->name);
+        ck_assert_msg(row->shared ? row->plant || row->hook || row->model_hook
+                                  : (row->plant != NULL) != (row->plan != 0),
+                      "%s", row->name);
+        ck_assert_msg((row->plan != 0) == ((row->needs & PAR_NEED_PLAN) != 0), "%s: plan and need", row->name);
         ck_assert_msg(!row->ops || row->ops >> row->op & 1, "%s: cannot be at its own op", row->name);
         n_shared += row->shared;
         n_unexplained += row->signature == NULL;
@@ -534,6 +592,7 @@ int main(void) {
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, the_catalogue_is_as_asked);
     tcase_add_loop_test(tcase, acts_where_it_says, 0, n);
+    tcase_add_test(tcase, plan_faults_need_a_plan);
     tcase_add_test(tcase, a_race_differs_between_repeats);
     tcase_add_test(tcase, seeds_give_other_places);
     tcase_add_test(tcase, a_place_that_is_told_is_kept);
