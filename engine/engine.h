@@ -108,6 +108,9 @@ struct fwd_knobs {
     bool scribble;            /* NaN over scratch and padding before each run, and where a path can, between ops */
     fwd_plan_hook *plan_hook; /* or NULL; paths without a plan never call it */
     void *plan_hook_ud;
+    /* An open session whose weights, as bound, this one reads too instead of binding its own; it must be closed after
+     * this one. Its path is one with the same fwd_path_info.shares, its file and hooks are the same. NULL: none. */
+    const struct fwd_session *share;
 };
 /* A path refuses with FWD_EINPUT the last three flags where they mean nothing to it (struct fwd_path_info says where
  * they do). */
@@ -147,6 +150,7 @@ struct fwd_path_info {
     bool scribbles;          /* knobs.scribble means something */
     bool argmax;             /* fwd_run_args.argmax is served */
     bool chunks_change_bits; /* another cut of the prompt into calls may round otherwise, as declared */
+    const char *shares;      /* sessions of paths with the same text here can share weights (knobs.share), or NULL */
     /* Paths with the same text here promise the same bits with the same knobs, whatever the device: the name of the
      * first of them. NULL: only its own. */
     const char *same_bits_as;

@@ -152,6 +152,16 @@ enum fwd_status par_drive_next(const struct par_drive *d, const int32_t *ids, in
     return status;
 }
 
+void par_drive_fit_knobs(const struct fwd_path *path, struct fwd_knobs *knobs) {
+    struct fwd_path_info info = {.size = sizeof info};
+    path->describe(&info);
+    knobs->fp8_fast = knobs->fp8_fast && info.fp8;
+    knobs->no_overlap = knobs->no_overlap && info.overlaps;
+    knobs->scribble = knobs->scribble && info.scribbles;
+    knobs->plan_hook = info.has_plan ? knobs->plan_hook : NULL;
+    knobs->share = NULL;
+}
+
 int32_t par_argmax(const float *logits, int64_t n) {
     int64_t best = -1;
     for (int64_t i = 0; i < n; i++)

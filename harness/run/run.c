@@ -250,9 +250,16 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     if (r->n_accused_cand) /* with nothing accused there is nothing to heal */
         FWD_TRY(par_run_impact(r, *session, err));
     t[6] = par_seconds();
-    r->o->cand->close(*session); /* two sets of packed weights at once would not fit the memory bound */
+    struct fwd_path_info info = {.size = sizeof info};
+    r->o->cand->describe(&info);
+    if (!info.shares) { /* two sets of packed weights at once would not fit the memory bound */
+        r->o->cand->close(*session);
+        *session = NULL;
+    }
+    FWD_TRY(par_run_arms_reopened(r, *session, err));
+    if (*session)
+        r->o->cand->close(*session);
     *session = NULL;
-    FWD_TRY(par_run_arms_reopened(r, err));
     FWD_TRY(par_run_cases(r, err));
     t[7] = par_seconds();
     for (int i = 0; i < 7; i++)

@@ -14,6 +14,7 @@ static enum fwd_status run_f64(struct par_run *r, const struct fwd_path *path, s
     knobs.force = NULL;
     knobs.act = NULL;
     knobs.head = FWD_HEAD_QUANT;
+    par_drive_fit_knobs(path, &knobs);
     FWD_TRY(path->open(&session, r->o->file, &knobs, err));
     struct par_drive drive = {.path = path, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
     par_run_progress(r, "f64, to decide between the sides", 0, 1);

@@ -236,6 +236,9 @@ struct fwd_knobs par_run_reference_knobs(struct par_run *r) {
     knobs.force = NULL;
     knobs.act = NULL;
     knobs.head = FWD_HEAD_QUANT;
+    par_drive_fit_knobs(r->o->ref, &knobs);
+    knobs.plan_hook = NULL; /* a launch plan goes wrong in the candidate alone */
+    knobs.scribble = false;
     return knobs;
 }
 

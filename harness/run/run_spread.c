@@ -144,6 +144,7 @@ enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
     knobs.n_ctx = r->n_ids;
     knobs.n_seq = 1;
     knobs.force = NULL;
+    par_drive_fit_knobs(path, &knobs);
     knobs.act = info.quantised ? act : NULL;
     int n_runs = par_spread_runs(r->o->depth);
     double *values = fwd_calloc((size_t)n_runs * (size_t)r->n_want * 2, sizeof *values);

@@ -125,7 +125,19 @@ enum fwd_status par_run_adjudicate(struct par_run *r, struct fwd_error *err);
 enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err);
 /* run_arms.c */
 enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
-enum fwd_status par_run_arms_reopened(struct par_run *r, struct fwd_error *err);
+/* run_routes.c. base: the candidate's session where its path shares weights, else NULL. */
+enum fwd_status par_run_arms_reopened(struct par_run *r, const struct fwd_session *base, struct fwd_error *err);
+struct par_run_arm {
+    const char *id, *hypothesis, *what, *option;
+    bool same_bits; /* promised */
+    bool route;     /* the same op by other code: variant, threads, launches, form of the head */
+};
+/* One flipped knob of an open session, into the arms table: judged when an op of the base run is accused, else only
+ * hashed. */
+enum fwd_status par_run_arm(struct par_run *r, struct fwd_session *session, const struct par_run_arm *arm,
+                            enum par_schedule schedule, int chunk, struct fwd_error *err);
+/* One that could not run, and why. */
+void par_run_arm_untested(struct par_run *r, const struct par_run_arm *arm, const char *why);
 /* run_findings.c: where and why, for the accused ops of both sides. */
 enum fwd_status par_run_findings(struct par_run *r, struct fwd_error *err);
 /* run_cases.c: reproducers, into o->cases_dir. No session may be open. */

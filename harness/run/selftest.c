@@ -68,6 +68,8 @@ static struct fwd_knobs knobs_for(const struct work *w, enum par_fault_role role
         knobs.force = NULL;
         knobs.act = NULL;
         knobs.head = FWD_HEAD_QUANT;
+        par_drive_fit_knobs(w->o->ref, &knobs);
+        knobs.scribble = false;
     }
     return knobs;
 }
