@@ -57,9 +57,9 @@ static void record(struct par_run *r, const struct par_run_arm *arm, const struc
         row->distance_base = pass->distance_last_base;
     set_figure(r, arm->id, "same_bits", row->same_bits);
     set_figure(r, arm->id, "kept", row->same_bits || !arm->same_bits);
-    if (arm->route) {
+    if (arm->same_bits && !strcmp(arm->hypothesis, "H4")) {
         count(r, "routes.tested", 1);
-        count(r, "routes.other_bits", arm->same_bits && !row->same_bits);
+        count(r, "routes.other_bits", !row->same_bits);
     }
     if (judged)
         set_figure(r, arm->id, "heals", pass->n_accused == 0);

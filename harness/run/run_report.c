@@ -339,12 +339,43 @@ static void audit_weights(struct par_run *r, struct fwd_session *session) {
             par_text_printf(r->text, "%d of %d weights as bound are not the file's%s", n_differ, n, first);
 }
 
+/* What ran where: a result of the CPU must not read as one of a device. */
+static void record_device(struct par_run *r) {
+    struct fwd_path_info info = {.size = sizeof info};
+    struct fwd_device_info device = {.size = sizeof device};
+    struct fwd_error why = {.message = ""};
+    const struct fwd_path *path = r->o->cand;
+    path->describe(&info);
+    bool answered = info.on_device && path->device && path->device(&device, false, &why) == FWD_OK;
+    if (!info.on_device || answered)
+        par_figures_set(r->figures, "cand.on_device", info.on_device);
+    add_pair(r, &r->report->receipt, &r->report->n_receipt, "candidate ran on",
+             !info.on_device ? "the CPU"
+             : answered ? par_text_printf(r->text, "%s, %.0f MB, %s", device.name, 1e-6 * (double)device.memory_bytes,
+                                          device.driver)
+                        : par_text_printf(r->text, "a device that did not say which: %s", why.message));
+}
+
+/* "matmul_q Q4_K, M 1, 8960 x 1536": op and what of it the row is about. */
+static const char *choice_text(struct par_text *text, const struct fwd_variant_choice *v) {
+    char calls[48] = "", shape[56] = "";
+    if (v->m_first == v->m_last && v->m_first)
+        (void)snprintf(calls, sizeof calls, ", M %d", v->m_first);
+    else if (v->m_last)
+        (void)snprintf(calls, sizeof calls, ", M %d to %d", v->m_first, v->m_last);
+    else if (v->m_first)
+        (void)snprintf(calls, sizeof calls, ", M from %d", v->m_first);
+    if (v->n_rows)
+        (void)snprintf(shape, sizeof shape, ", %lld x %lld", (long long)v->n_rows, (long long)v->n_cols);
+    return par_text_printf(text, "%s%s%s%s%s", v->op, *v->detail ? " " : "", v->detail, calls, shape);
+}
+
 void par_run_record_candidate(struct par_run *r, struct fwd_session *session) {
-    struct fwd_variant_choice v;
+    struct fwd_variant_choice v = {0};
     for (int i = 0; r->o->cand->variant(session, i, &v); i++)
-        add_pair(r, &r->report->variants, &r->report->n_variants,
-                 par_text_printf(r->text, "%s%s%s", v.op, *v.detail ? " " : "", v.detail),
+        add_pair(r, &r->report->variants, &r->report->n_variants, choice_text(r->text, &v),
                  par_text_printf(r->text, "%s (%s)", v.variant, v.why));
+    record_device(r);
     par_figures_set(r->figures, "variants.recorded", r->report->n_variants);
     record_config(r, session);
     audit_weights(r, session);
