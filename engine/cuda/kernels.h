@@ -127,7 +127,7 @@ struct cuda_step_state { /* in device memory, written before each step */
     int32_t pos;         /* of this token */
     int32_t slot;
     int32_t taps; /* 0: no taps are stored this time */
-    int32_t unused;
+    int32_t token; /* its id: for the caller, who embeds it into x */
 };
 
 /* A launch of the step, by the op it ends with; for faults planted in the plan and for reports. */
@@ -140,7 +140,7 @@ struct cuda_step {
     const int32_t *kv_head_of; /* [n_head] */
     const float *turn;         /* rope table from position 0 */
     const float *output_norm;
-    struct cuda_linear output;
+    struct cuda_linear output; /* form NONE: no head, the last layer's l_out is left in x */
     const struct cuda_step_layer *layers; /* host array [n_layer] */
     enum fwd_dtype kv_type;
     uint8_t *kv;                               /* slot 0, layer 0, K, head 0, position 0 */
@@ -155,6 +155,10 @@ struct cuda_step {
     enum cuda_plan_fault fault;
     enum fwd_op fault_op;
     int fault_layer;
+    /* NULL, or called on the host after the last launch of a layer was enqueued, and with layer = n_layer after the
+     * head's: the place to fork copies of what that layer stored on the side. */
+    void (*after_layer)(void *ud, int layer, struct CUstream_st *stream);
+    void *after_layer_ud;
 };
 /* Whether the fused step serves a model and its weight types; why_not gets a phrase when it does not. */
 bool cuda_step_serves(const struct cuda_step *s, const char **why_not);

@@ -70,7 +70,7 @@ struct fwd_session {
     int n_ctx, n_seq, n_batch;
     enum fwd_head head;
     enum fwd_dtype kv_type;
-    bool scribble, fp8_fast;
+    bool scribble, fp8_fast, no_overlap;
     bool step_forced, ops_forced; /* --force step=fused, step=ops */
     char *force;
 
@@ -93,11 +93,12 @@ struct fwd_session {
     int64_t kv_slot, kv_layer, kv_part, kv_head, kv_row; /* bytes from one to the next */
     int *n_past;                                         /* [n_seq], host */
 
-    struct cuda_lt *lt;              /* BF16 and E4M3 */
-    struct cuda_override *overrides; /* [FWD_OP_COUNT][n_layer + 1], layer -1 first */
-    int n_overrides;
+    struct cuda_lt *lt;                /* BF16 and E4M3 */
+    struct cuda_override *overrides;   /* [FWD_OP_COUNT][n_layer + 1], layer -1 first */
+    int n_overrides, n_body_overrides; /* all; those of ops before the head */
     struct cuda_host *host;
-    struct cuda_stepper *stepper;
+    struct cuda_stepper *stepper; /* NULL: single tokens go op by op, too */
+    const char *why_no_step;
     struct fwd_plan_fault plan_fault;
     bool has_plan_fault;
 };
@@ -160,12 +161,14 @@ enum fwd_status cuda_call_override(struct fwd_session *s, const struct fwd_run_a
 
 /* ---- cuda_step.c ---- */
 
-/* Whether the fused step serves this session; why_not for people. */
-bool cuda_stepper_serves(const struct fwd_session *s, const char **why_not);
+/* s->stepper stays NULL, with s->why_no_step for people, where the fused step does not serve the model. */
 enum fwd_status cuda_stepper_create(struct fwd_session *s, struct fwd_error *err);
 void cuda_stepper_free(struct fwd_session *s);
-/* One token. */
-enum fwd_status cuda_stepper_run(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err);
+/* Whether the step goes on to the logits: a head in another form is run op by op after it. */
+bool cuda_stepper_has_head(const struct fwd_session *s);
+/* One token. head false: the step ends with the last layer's l_out in buf.x. */
+enum fwd_status cuda_stepper_run(struct fwd_session *s, const struct fwd_run_args *args, bool head,
+                                 struct fwd_error *err);
 /* Launch i, for the dispatch table. */
 bool cuda_stepper_launch(const struct fwd_session *s, int i, const char **kernel, enum fwd_op *op, int *layer);
 

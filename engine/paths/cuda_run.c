@@ -1,0 +1,449 @@
+/* engine/paths/cuda_run.c: one run call of a CUDA path, op by op on device views. Taps copy beside the computation;
+ * an overridden op gets its values from the host. A single token without overrides takes the fused step instead. */
+#include "paths/cuda_session.h"
+
+#include "cuda/argmax.h"
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+
+struct run {
+    struct fwd_session *s;
+    const struct fwd_run_args *args;
+    int n_pos, pos0;
+    struct fwd_error *err;
+};
+
+/* ---- views of device buffers --------------------------------------------------------------------------------------
+ */
+
+struct fwd_view cuda_view(const struct fwd_session *s, const struct fwd_run_args *args, enum fwd_op op, int layer,
+                          int pos0, int n_pos, void *data, enum fwd_dtype dtype, int64_t n) {
+    int64_t row_bytes = (int64_t)fwd_dtype_row_bytes(dtype, n);
+    bool blocks = dtype == FWD_Q8_K || dtype == FWD_Q8_32;
+    return (struct fwd_view){
+        .size = sizeof(struct fwd_view),
+        .op = op,
+        .layer = layer,
+        .seq = args->seq,
+        .pos0 = pos0,
+        .n_pos = n_pos,
+        .dtype = dtype,
+        .ne = {n, n_pos, 1, 1},
+        .nb = {blocks ? 0 : (int64_t)fwd_dtype_row_bytes(dtype, 1), row_bytes, row_bytes * n_pos, row_bytes * n_pos},
+        .data = data,
+        .device = 1,
+        .stream = s->device.compute};
+}
+
+struct fwd_view cuda_cache_view(const struct fwd_session *s, const struct fwd_run_args *args, enum fwd_op op, int layer,
+                                int n_rows) {
+    const struct fwd_config *c = &s->model->config;
+    uint8_t *data = s->kv + args->seq * s->kv_slot + layer * s->kv_layer + (op == FWD_OP_V_CACHE ? s->kv_part : 0);
+    struct fwd_view v = cuda_view(s, args, op, layer, args->pos0, args->n_tokens, data, s->kv_type, c->head_dim);
+    v.ne[1] = c->n_kv_head;
+    v.ne[2] = n_rows;
+    v.nb[1] = s->kv_head;
+    v.nb[2] = s->kv_row;
+    v.nb[3] = v.nb[2] * n_rows;
+    return v;
+}
+
+static struct fwd_view make_f32(const struct run *r, enum fwd_op op, int layer, float *data, int64_t n) {
+    return cuda_view(r->s, r->args, op, layer, r->pos0, r->n_pos, data, FWD_F32, n);
+}
+
+/* ---- one op -------------------------------------------------------------------------------------------------------
+ */
+
+static bool is_cache(enum fwd_op op) {
+    return op == FWD_OP_K_CACHE || op == FWD_OP_V_CACHE;
+}
+
+static struct cuda_kv as_kv(const struct fwd_view *v) {
+    return (struct cuda_kv){.type = v->dtype,
+                            .data = v->data,
+                            .stride_head = v->nb[1],
+                            .stride_row = v->nb[2],
+                            .n_kv_head = (int)v->ne[1],
+                            .head_dim = (int)v->ne[0]};
+}
+
+static const struct cuda_act *planes_of(const struct fwd_session *s, enum fwd_dtype format, int64_t n,
+                                        struct cuda_act *out) {
+    *out = format == FWD_Q8_K ? s->buf.act_k : s->buf.act_32;
+    out->n_sb = (int)((n + FWD_TILE_COLS - 1) / FWD_TILE_COLS);
+    return out;
+}
+
+static enum fwd_status launch_product(struct fwd_session *s, const struct cuda_parts *parts, const struct fwd_view *in,
+                                      const struct fwd_view *out, const float *bias, int n_pos, bool planes,
+                                      struct fwd_error *err) {
+    struct CUstream_st *stream = s->device.compute;
+    struct cuda_linear w = parts->matrix->dev;
+    w.bias = bias;
+    if (w.form == CUDA_FORM_BF16 || w.form == CUDA_FORM_E4M3) {
+        struct cuda_tc_act x = s->buf.tc;
+        x.form = w.form;
+        x.ld = (w.n_cols + 15) / 16 * 16;
+        return cuda_lt_matmul(s->lt, stream, &w, &x, n_pos, out->data, w.n_rows, s->fp8_fast, err);
+    }
+    if (in->dtype == FWD_F32) {
+        cuda_matmul_f(stream, &w, in->data, in->ne[0], n_pos, out->data, w.n_rows);
+        return FWD_OK;
+    }
+    struct cuda_act act;
+    planes_of(s, in->dtype, in->ne[0], &act);
+    if (!planes)
+        cuda_act_from_tap(stream, in->data, (int)in->ne[0], n_pos, &act);
+    cuda_matmul_q(stream, &w, &act, n_pos, out->data, w.n_rows);
+    return FWD_OK;
+}
+
+enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *parts, const struct fwd_view *const *in,
+                            const struct fwd_view *out, const float *bias, int pos0, int n_pos, bool planes,
+                            struct fwd_error *err) {
+    const struct fwd_config *c = &s->model->config;
+    struct CUstream_st *stream = s->device.compute;
+    int n = (int)out->ne[0];
+    switch (out->op) {
+    case FWD_OP_INP_EMBD:
+        cuda_embed(stream, parts->weight->type, s->embedding, n, in[0]->data, n_pos, out->data);
+        break;
+    case FWD_OP_ATTN_NORM:
+    case FWD_OP_FFN_NORM:
+    case FWD_OP_RESULT_NORM:
+        cuda_rmsnorm(stream, in[0]->data, parts->vector, out->data, n, n_pos, c->norm_eps);
+        break;
+    case FWD_OP_ATTN_NORM_Q8:
+    case FWD_OP_KQV_OUT_Q8:
+    case FWD_OP_FFN_NORM_Q8:
+    case FWD_OP_FFN_SWIGLU_Q8:
+    case FWD_OP_RESULT_NORM_Q8: {
+        struct cuda_act act;
+        cuda_quantise(stream, in[0]->data, n, n_pos, planes_of(s, out->dtype, n, &act), planes ? NULL : out->data);
+        break;
+    }
+    case FWD_OP_QCUR_ROPE:
+    case FWD_OP_KCUR_ROPE:
+        cuda_rope(stream, in[0]->data, out->data, s->rope_table, pos0, n_pos, n / c->head_dim, c->head_dim, c->n_rope,
+                  c->rope_pairing == FWD_ROPE_NEOX);
+        break;
+    case FWD_OP_K_CACHE:
+    case FWD_OP_V_CACHE: {
+        struct cuda_kv kv = as_kv(out);
+        cuda_kv_store(stream, in[0]->data, &kv, pos0, n_pos);
+        break;
+    }
+    case FWD_OP_KQV_OUT: {
+        struct cuda_attention a = {.q = in[0]->data,
+                                   .o = out->data,
+                                   .k = as_kv(in[1]),
+                                   .v = as_kv(in[2]),
+                                   .kv_head_of = s->kv_head_of,
+                                   .n_head = c->n_head,
+                                   .pos0 = pos0,
+                                   .n_pos = n_pos,
+                                   .scale = 1.0f / sqrtf((float)c->head_dim),
+                                   .scratch = s->buf.attention};
+        if (s->lt && s->kv_type == FWD_F16)
+            cuda_tc_attention(stream, &a);
+        else
+            cuda_attention(stream, &a);
+        break;
+    }
+    case FWD_OP_FFN_SWIGLU:
+        cuda_swiglu(stream, in[0]->data, in[1]->data, out->data, (int64_t)n * n_pos);
+        break;
+    case FWD_OP_FFN_INP:
+    case FWD_OP_L_OUT:
+        cuda_add(stream, in[0]->data, in[1]->data, out->data, (int64_t)n * n_pos);
+        break;
+    default:
+        FWD_TRY(launch_product(s, parts, in[0], out, bias, n_pos, planes, err));
+        break;
+    }
+    return cuda_launched(fwd_op_name(out->op), err);
+}
+
+/* Whether anybody will look at a quantised tap: its layout is then written beside the planes. */
+static bool taps_wanted(const struct run *r) {
+    return r->args->tap || r->s->n_overrides > 0;
+}
+
+static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, struct cuda_parts parts,
+                             const struct fwd_view *in0, const struct fwd_view *in1, const struct fwd_view *in2) {
+    struct fwd_session *s = r->s;
+    const struct fwd_view *in[3] = {in0, in1, in2};
+    if (cuda_override_at(s, out->op, out->layer)->fn) {
+        FWD_TRY(cuda_tap_flush(s, r->args, r->err));
+        return cuda_call_override(s, r->args, &parts, in, out, r->err);
+    }
+    if (s->scribble && !is_cache(out->op))
+        cuda_scribble(s->device.compute, out->data, (size_t)(out->nb[1] * out->n_pos));
+    bool quantises = out->dtype == FWD_Q8_K || out->dtype == FWD_Q8_32;
+    const float *bias = parts.matrix ? parts.matrix->dev.bias : NULL;
+    FWD_TRY(cuda_launch(s, &parts, in, out, bias, r->pos0, r->n_pos, !quantises || !taps_wanted(r), r->err));
+    return r->args->tap ? cuda_tap_give(s, r->args, out, r->err) : FWD_OK;
+}
+
+/* ---- activations in the formats that the products ask for ---------------------------------------------------------
+ */
+
+/* One op input as the products read it. */
+struct activation {
+    struct fwd_view f32, q8_k, q8_32;
+};
+
+static enum fwd_status quantise(const struct run *r, struct activation *a, enum fwd_op op,
+                                const struct cuda_matrix *const *users, int n_users) {
+    bool needs[2] = {false, false}, converted = false;
+    for (int i = 0; i < n_users; i++) {
+        needs[0] |= users[i]->dev.act == FWD_Q8_K;
+        needs[1] |= users[i]->dev.act == FWD_Q8_32;
+        converted |= users[i]->dev.form == CUDA_FORM_BF16 || users[i]->dev.form == CUDA_FORM_E4M3;
+    }
+    struct cuda_buffers *b = &r->s->buf;
+    int64_t n = a->f32.ne[0];
+    struct cuda_parts none = {0};
+    if (needs[0]) {
+        a->q8_k = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, b->tap_k, FWD_Q8_K, n);
+        FWD_TRY(do_op(r, &a->q8_k, none, &a->f32, NULL, NULL));
+    }
+    if (needs[1]) {
+        a->q8_32 = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, b->tap_32, FWD_Q8_32, n);
+        FWD_TRY(do_op(r, &a->q8_32, none, &a->f32, NULL, NULL));
+    }
+    if (converted) {
+        struct cuda_tc_act out = b->tc;
+        out.form = users[0]->dev.form;
+        out.ld = (n + 15) / 16 * 16;
+        cuda_tc_convert(r->s->device.compute, a->f32.data, (int)n, r->n_pos, &out, NULL);
+        FWD_TRY(cuda_launched(fwd_op_name(op), r->err));
+    }
+    return FWD_OK;
+}
+
+static enum fwd_status multiply(const struct run *r, struct fwd_view *out, enum fwd_op op, float *data,
+                                const struct activation *a, const struct cuda_matrix *m) {
+    *out = make_f32(r, op, a->f32.layer, data, m->dev.n_rows);
+    const struct fwd_view *in = m->dev.act == FWD_Q8_K ? &a->q8_k : m->dev.act == FWD_Q8_32 ? &a->q8_32 : &a->f32;
+    return do_op(r, out, (struct cuda_parts){.matrix = m}, in, NULL, NULL);
+}
+
+static enum fwd_status normalise(const struct run *r, struct activation *a, enum fwd_op op, int layer,
+                                 const struct fwd_weight *w, const float *vector, const struct fwd_view *in) {
+    a->f32 = make_f32(r, op, layer, r->s->buf.norm, w->n_cols);
+    return do_op(r, &a->f32, (struct cuda_parts){.weight = w, .vector = vector}, in, NULL, NULL);
+}
+
+/* ---- a layer ------------------------------------------------------------------------------------------------------
+ */
+
+/* kqv_out into *out. */
+static enum fwd_status run_attention(const struct run *r, int layer, const struct fwd_view *residual,
+                                     struct fwd_view *out) {
+    struct fwd_session *s = r->s;
+    const struct cuda_layer *l = &s->layers[layer];
+    const struct cuda_buffers *b = &s->buf;
+    struct activation a = {0};
+    FWD_TRY(normalise(r, &a, FWD_OP_ATTN_NORM, layer, &l->file->attn_norm, l->attn_norm, residual));
+    const struct cuda_matrix *users[] = {&l->wq, &l->wk, &l->wv};
+    FWD_TRY(quantise(r, &a, FWD_OP_ATTN_NORM_Q8, users, 3));
+    struct fwd_view q, k, v;
+    FWD_TRY(multiply(r, &q, FWD_OP_QCUR, b->q, &a, &l->wq));
+    FWD_TRY(multiply(r, &k, FWD_OP_KCUR, b->k, &a, &l->wk));
+    FWD_TRY(multiply(r, &v, FWD_OP_VCUR, b->v, &a, &l->wv));
+
+    struct cuda_parts none = {0};
+    struct fwd_view q_rot = make_f32(r, FWD_OP_QCUR_ROPE, layer, b->q_rot, q.ne[0]);
+    FWD_TRY(do_op(r, &q_rot, none, &q, NULL, NULL));
+    struct fwd_view k_rot = make_f32(r, FWD_OP_KCUR_ROPE, layer, b->k_rot, k.ne[0]);
+    FWD_TRY(do_op(r, &k_rot, none, &k, NULL, NULL));
+    struct fwd_view k_cache = cuda_cache_view(s, r->args, FWD_OP_K_CACHE, layer, r->pos0 + r->n_pos);
+    FWD_TRY(do_op(r, &k_cache, none, &k_rot, NULL, NULL));
+    struct fwd_view v_cache = cuda_cache_view(s, r->args, FWD_OP_V_CACHE, layer, r->pos0 + r->n_pos);
+    FWD_TRY(do_op(r, &v_cache, none, &v, NULL, NULL));
+
+    *out = make_f32(r, FWD_OP_KQV_OUT, layer, b->heads, q.ne[0]);
+    return do_op(r, out, none, &q_rot, &k_cache, &v_cache);
+}
+
+/* ffn_out into *out. */
+static enum fwd_status run_ffn(const struct run *r, int layer, const struct fwd_view *mid, struct fwd_view *out) {
+    struct fwd_session *s = r->s;
+    const struct cuda_layer *l = &s->layers[layer];
+    const struct cuda_buffers *b = &s->buf;
+    struct activation a = {0}, h = {0};
+    FWD_TRY(normalise(r, &a, FWD_OP_FFN_NORM, layer, &l->file->ffn_norm, l->ffn_norm, mid));
+    const struct cuda_matrix *users[] = {&l->gate, &l->up};
+    FWD_TRY(quantise(r, &a, FWD_OP_FFN_NORM_Q8, users, 2));
+    struct fwd_view gate, up;
+    FWD_TRY(multiply(r, &gate, FWD_OP_FFN_GATE, b->gate, &a, &l->gate));
+    FWD_TRY(multiply(r, &up, FWD_OP_FFN_UP, b->up, &a, &l->up));
+    h.f32 = make_f32(r, FWD_OP_FFN_SWIGLU, layer, b->swiglu, gate.ne[0]);
+    FWD_TRY(do_op(r, &h.f32, (struct cuda_parts){0}, &gate, &up, NULL));
+    const struct cuda_matrix *down[] = {&l->down};
+    FWD_TRY(quantise(r, &h, FWD_OP_FFN_SWIGLU_Q8, down, 1));
+    return multiply(r, out, FWD_OP_FFN_OUT, b->block, &h, &l->down);
+}
+
+/* residual is replaced by l_out. */
+static enum fwd_status run_layer(const struct run *r, int layer, struct fwd_view *residual) {
+    const struct cuda_layer *l = &r->s->layers[layer];
+    const struct cuda_buffers *b = &r->s->buf;
+    int64_t n = residual->ne[0];
+    struct activation heads = {0};
+    FWD_TRY(run_attention(r, layer, residual, &heads.f32));
+    const struct cuda_matrix *wo[] = {&l->wo};
+    FWD_TRY(quantise(r, &heads, FWD_OP_KQV_OUT_Q8, wo, 1));
+    struct fwd_view out;
+    FWD_TRY(multiply(r, &out, FWD_OP_ATTN_OUT, b->block, &heads, &l->wo));
+    struct fwd_view mid = make_f32(r, FWD_OP_FFN_INP, layer, b->mid, n);
+    FWD_TRY(do_op(r, &mid, (struct cuda_parts){0}, &out, residual, NULL));
+    FWD_TRY(run_ffn(r, layer, &mid, &out));
+    struct fwd_view next = make_f32(r, FWD_OP_L_OUT, layer, b->x, n);
+    FWD_TRY(do_op(r, &next, (struct cuda_parts){0}, &out, &mid, NULL));
+    *residual = next;
+    return FWD_OK;
+}
+
+/* ---- the head, for wanted positions only --------------------------------------------------------------------------
+ */
+
+static bool is_wanted(const struct fwd_run_args *args, int i) {
+    return args->want_logits ? args->want_logits[i] != 0 : i == args->n_tokens - 1;
+}
+
+/* Positions begin .. begin + n_pos - 1 of the call; they are number `first` and following of the wanted ones. */
+static enum fwd_status run_head(const struct run *whole, const struct fwd_view *residual, int begin, int n_pos,
+                                int first) {
+    struct fwd_session *s = whole->s;
+    struct run part = *whole;
+    part.pos0 += begin;
+    part.n_pos = n_pos;
+    float *rows = (float *)residual->data + begin * residual->ne[0];
+    struct fwd_view in = make_f32(&part, residual->op, residual->layer, rows, residual->ne[0]);
+    struct activation a = {0};
+    FWD_TRY(normalise(&part, &a, FWD_OP_RESULT_NORM, -1, &s->model->output_norm, s->output_norm, &in));
+    const struct cuda_matrix *users[] = {&s->output};
+    FWD_TRY(quantise(&part, &a, FWD_OP_RESULT_NORM_Q8, users, 1));
+    struct fwd_view out;
+    FWD_TRY(multiply(&part, &out, FWD_OP_RESULT_OUTPUT, s->buf.logits, &a, &s->output));
+    int64_t n = out.ne[0];
+    cudaStream_t stream = s->device.compute;
+    if (whole->args->argmax) {
+        cuda_argmax(stream, out.data, n, n_pos, s->buf.argmax);
+        FWD_TRY(cuda_status(cudaMemcpyAsync(whole->args->argmax + first, s->buf.argmax, (size_t)n_pos * sizeof(int32_t),
+                                            cudaMemcpyDeviceToHost, stream),
+                            "argmax", part.err));
+    }
+    if (!whole->args->logits)
+        return FWD_OK;
+    return cuda_status(cudaMemcpyAsync(whole->args->logits + first * n, out.data, (size_t)(n * n_pos) * sizeof(float),
+                                       cudaMemcpyDeviceToHost, stream),
+                       "logits", part.err);
+}
+
+/* Neighbouring wanted positions go through the head together, as many as there is room for. */
+static enum fwd_status run_heads(const struct run *r, const struct fwd_view *residual) {
+    int n_done = 0;
+    for (int i = 0; i < r->n_pos; i++) {
+        int end = i;
+        while (end < r->n_pos && end - i < CUDA_HEAD_ROWS && is_wanted(r->args, end))
+            end++;
+        if (end == i)
+            continue;
+        FWD_TRY(run_head(r, residual, i, end - i, n_done));
+        n_done += end - i;
+        i = end - 1;
+    }
+    return FWD_OK;
+}
+
+/* ---- the call -----------------------------------------------------------------------------------------------------
+ */
+
+static enum fwd_status check_args(const struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
+    const char *name = s->kind->name;
+    FWD_FAIL_IF(args->seq < 0 || args->seq >= s->n_seq, FWD_ERANGE, err, "%s: got sequence slot %d, expected 0 to %d",
+                name, args->seq, s->n_seq - 1);
+    FWD_FAIL_IF(args->n_tokens < 1 || args->n_tokens > s->n_batch, FWD_ERANGE, err,
+                "%s: got %d tokens in one call, expected 1 to %d", name, args->n_tokens, s->n_batch);
+    int n_past = s->n_past[args->seq];
+    FWD_FAIL_IF(args->pos0 < 0 || args->pos0 > n_past, FWD_ESTATE, err,
+                "%s: got position %d for sequence %d, of which %d positions were run: expected at most %d", name,
+                args->pos0, args->seq, n_past, n_past);
+    FWD_FAIL_IF(args->n_tokens > s->n_ctx - args->pos0, FWD_ERANGE, err,
+                "%s: got positions %d to %d, expected them below the context of %d", name, args->pos0,
+                args->pos0 + args->n_tokens - 1, s->n_ctx);
+    bool any = false;
+    for (int i = 0; i < args->n_tokens; i++) {
+        FWD_FAIL_IF(args->tokens[i] < 0 || args->tokens[i] >= s->model->config.n_vocab, FWD_ERANGE, err,
+                    "%s: got token id %d at position %d, expected 0 to %lld", name, args->tokens[i], args->pos0 + i,
+                    (long long)s->model->config.n_vocab - 1);
+        any |= is_wanted(args, i);
+    }
+    FWD_FAIL_IF(any && !args->logits && !args->argmax, FWD_EINPUT, err, "%s: logits are wanted and their place is NULL",
+                name);
+    return FWD_OK;
+}
+
+/* What no call has written yet shows as NaN: every buffer, and the cache from this call's positions on. */
+static enum fwd_status scribble(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
+    const struct cuda_buffers *b = &s->buf;
+    struct CUstream_st *stream = s->device.compute;
+    cuda_scribble(stream, b->x, (size_t)((uint8_t *)b->logits - (uint8_t *)b->x));
+    for (int layer = 0; layer < s->model->config.n_layer; layer++)
+        for (int part = 0; part < 2; part++)
+            for (int h = 0; h < s->model->config.n_kv_head; h++) {
+                uint8_t *head = s->kv + args->seq * s->kv_slot + layer * s->kv_layer + part * s->kv_part;
+                cuda_scribble(stream, head + h * s->kv_head + args->pos0 * s->kv_row,
+                              (size_t)((s->n_ctx - args->pos0) * s->kv_row));
+            }
+    return cuda_launched("scribble", err);
+}
+
+static enum fwd_status run_ops(const struct run *r) {
+    struct fwd_session *s = r->s;
+    const struct fwd_run_args *args = r->args;
+    FWD_TRY(cuda_status(cudaMemcpyAsync(s->buf.ids, args->tokens, (size_t)args->n_tokens * sizeof *args->tokens,
+                                        cudaMemcpyHostToDevice, s->device.compute),
+                        "token ids", r->err));
+    struct fwd_view tokens = cuda_view(s, args, FWD_OP_INP_EMBD, -1, r->pos0, r->n_pos, s->buf.ids, FWD_I32, 1);
+    struct fwd_view residual = make_f32(r, FWD_OP_INP_EMBD, -1, s->buf.x, s->model->config.n_embd);
+    FWD_TRY(do_op(r, &residual, (struct cuda_parts){.weight = &s->model->tok_embd}, &tokens, NULL, NULL));
+    for (int layer = 0; layer < s->model->config.n_layer; layer++)
+        FWD_TRY(run_layer(r, layer, &residual));
+    FWD_TRY(run_heads(r, &residual));
+    return cuda_tap_flush(s, args, r->err);
+}
+
+/* The fused step, and the head op by op where it is in another form or overridden. */
+static enum fwd_status run_step(const struct run *r) {
+    struct fwd_session *s = r->s;
+    bool head = s->n_overrides == 0 && cuda_stepper_has_head(s);
+    FWD_TRY(cuda_stepper_run(s, r->args, head, r->err));
+    if (head || !is_wanted(r->args, 0))
+        return FWD_OK;
+    int last = s->model->config.n_layer - 1;
+    struct fwd_view residual = make_f32(r, FWD_OP_L_OUT, last, s->buf.x, s->model->config.n_embd);
+    FWD_TRY(run_heads(r, &residual));
+    return cuda_tap_flush(s, r->args, r->err);
+}
+
+enum fwd_status cuda_run(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
+    FWD_TRY(check_args(s, args, err));
+    struct run r = {.s = s, .args = args, .n_pos = args->n_tokens, .pos0 = args->pos0, .err = err};
+    /* Rows from here on are about to change: if the call fails they must not count. */
+    s->n_past[args->seq] = args->pos0;
+    if (s->scribble)
+        FWD_TRY(scribble(s, args, err));
+    if (args->n_tokens == 1 && s->n_body_overrides == 0 && s->stepper && !s->ops_forced)
+        FWD_TRY(run_step(&r));
+    else
+        FWD_TRY(run_ops(&r));
+    FWD_TRY(cuda_wait(s->device.compute, s->kind->name, err));
+    s->n_past[args->seq] = args->pos0 + args->n_tokens;
+    return FWD_OK;
+}
