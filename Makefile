@@ -36,11 +36,12 @@ isa_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mf
 EXTRA_CFLAGS ?=
 
 # CUDA where its compiler is: everything in engine/cuda and engine/paths/cuda_*; else those paths are listed as not built.
-# Machine code for Hopper, PTX for every card from sm_80 on. Exact kernels: contraction off there too.
+# Machine code for Hopper and sm_80, PTX for every card from sm_80 on; the sanitizers do not reach it, so that one build
+# serves all modes but debug. Exact kernels: contraction off there too.
 NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
-CUDA_CODE ?= -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
-nvcc_opt_debug := -O0 -G
+CUDA_CODE ?= -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[sm_80,compute_80]
+CU := build/cuda$(if $(filter debug,$(MODE)),-debug)
 nvcc_flags := -std=c++17 -g -lineinfo --fmad=false -Iengine -Xcompiler -Wall,-Wextra,-ffp-contract=off $(CUDA_CODE)
 # cuda.h of the engine is C: the runtime's own header is not ours to warn about.
 cuda_cflags := $(if $(NVCC),-isystem $(CUDA)/include)
@@ -72,7 +73,7 @@ tests := $(patsubst %.c,$(B)/bin/%,$(notdir $(test_src)))
 fuzzers := $(patsubst %.c,$(B)/bin/%,$(notdir $(filter-out %_driver.c,$(fuzz_src))))
 parity := $(B)/bin/parity
 
-.PHONY: help all check check-long check-sanitized parity selftest model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
+.PHONY: help all check check-gpu check-long check-sanitized parity selftest model bench lint format fuzz-smoke install deps clean tests fuzzers FORCE
 
 help: ## this list
 	@awk -F'## ' '/^[a-z-]+:.*## /{split($$1,t,":"); printf "  make %-14s %s\n", t[1], $$2}' $(MAKEFILE_LIST)
@@ -81,7 +82,7 @@ all: $(parity) tests ## build the program and the tests
 tests: $(tests)
 fuzzers: $(fuzzers)
 
-$(B)/libforward.a: $(call obj,$(engine_src)) $(patsubst %.cu,$(B)/%.cu.o,$(cuda_cu))
+$(B)/libforward.a: $(call obj,$(engine_src)) $(patsubst %.cu,$(CU)/%.cu.o,$(cuda_cu))
 $(B)/libparity.a: $(call obj,$(harness_src))
 $(B)/%.a:
 	@mkdir -p $(@D)
@@ -94,11 +95,11 @@ $(B)/%.o: %.c Makefile
 	@$(if $(filter 1,$(V)),,echo "  cc $<")
 	$(Q)$(CC) $(CFLAGS) $(call suffix_isa,$<) $(cflags_$(notdir $<)) -MMD -MP -c $< -o $@
 
-$(B)/%.cu.o: %.cu Makefile
+$(CU)/%.cu.o: %.cu Makefile
 	@mkdir -p $(@D)
 	@$(if $(filter 1,$(V)),,echo "  nvcc $<")
-	$(Q)$(NVCC) $(nvcc_flags) $(if $(filter debug,$(MODE)),$(nvcc_opt_debug),-O3) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
--include $(patsubst %.cu,$(B)/%.cu.d,$(cuda_cu))
+	$(Q)$(NVCC) $(nvcc_flags) $(if $(filter debug,$(MODE)),-O0 -G,-O3) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+-include $(patsubst %.cu,$(CU)/%.cu.d,$(cuda_cu))
 
 # Data files that the program carries, as C arrays of bytes.
 embedded := fixtures/models.json fixtures/prompts/default.txt fixtures/prompts/loss.txt fixtures/prompts/selftest.txt
@@ -144,13 +145,17 @@ $(foreach t,$(filter-out %_driver.c,$(fuzz_src)),$(eval $(call fuzz_rule,$(t))))
 
 # ---- what a person runs ----------------------------------------------------------------------------------------
 check: all ## build and run every test this machine can run
-	@sh ci/check.sh $(tests) $(script_tests)
+	@sh ci/check.sh $(tests) $(script_tests) $(not_built)
 # Scripts that are tests: exit 0 passed, 77 skipped (with a line "SKIPPED: why"), anything else failed.
+not_built := $(if $(NVCC),,$(patsubst engine/test/%.c,not-built:%,$(cuda_tests)))
 script_tests := $(wildcard ci/test_*.sh fixtures/test_*.sh)
 export PARITY := $(abspath $(parity))
 
 check-long: all ## the tests again with longer sweeps, and every planted fault on both real models
-	@CHECK_LONG=1 sh ci/check.sh $(tests) $(script_tests)
+	@CHECK_LONG=1 sh ci/check.sh $(tests) $(script_tests) $(not_built)
+
+check-gpu: all ## what needs an NVIDIA card: every kernel against the CPU's bits, the GPU paths, the story; SANITIZE=1 too
+	@SANITIZE=$(SANITIZE) sh ci/check_gpu.sh $(B)/bin
 
 # Under a sanitizer: everything but what takes minutes there and drives code that others drive too (whole runs: test_trust;
 # faults and cases: test_case); ThreadSanitizer runs the programs in which threads share data.
