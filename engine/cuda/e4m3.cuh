@@ -1,7 +1,7 @@
 /* engine/cuda/e4m3.cuh: rows of floats to E4M3 (1 sign, 4 exponent, 3 mantissa bits; largest value 448; no infinity),
- * one scale a row: d = amax / 448 and id = 448 / amax (F32 divisions), code = x * id rounded to the nearest E4M3, halves
- * to even, at most 448 in magnitude. amax < 2^-100: d = 0, codes 0. A row with a NaN or an infinity: d = NaN, codes 0.
- * Weights and activations alike; harness/spec has the same rule in its own words. */
+ * one scale a row: d = amax / 448 and id = 448 / amax (F32 divisions), code = x * id rounded to the nearest E4M3,
+ * halves to even, at most 448 in magnitude. amax < 2^-100: d = 0, codes 0. A row with a NaN or an infinity: d = NaN,
+ * codes 0. Weights and activations alike; harness/spec has the same rule in its own words. */
 #ifndef ENGINE_CUDA_E4M3_CUH
 #define ENGINE_CUDA_E4M3_CUH
 

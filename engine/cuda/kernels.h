@@ -98,7 +98,7 @@ void cuda_add(struct CUstream_st *stream, const float *a, const float *b, float 
  * rule of cuda/e4m3.cuh (use its functions). dst: [n_rows][n_cols]. scale: E4M3 only. */
 void cuda_dequantise(struct CUstream_st *stream, uint32_t type, const void *src, int64_t row_bytes, int64_t n_rows,
                      int64_t n_cols, enum cuda_form form, void *dst, float *scale);
-/* Fills n floats with NaN (0x7fbadbad): what nobody wrote shows. */
+/* Fills n_bytes with NaNs (0x7fbadbad): what nobody wrote shows. */
 void cuda_scribble(struct CUstream_st *stream, void *data, size_t n_bytes);
 
 /* ---- one token, fused ---------------------------------------------------------------------------------------------

@@ -1,0 +1,282 @@
+/* engine/cuda/simple.cu: the ops that touch each value once or twice: norm, quantising, rope, the KV cache's rows,
+ * SwiGLU, addition. Definitions: the heads of ops/rmsnorm, ops/act_quant, ops/rope, ops/swiglu, ops/add. */
+#include "cuda/expf.cuh"
+#include "cuda/half.cuh"
+#include "cuda/kernels.h"
+
+#include <cuda_runtime.h>
+
+enum { THREADS = 256, WARP = 32 };
+
+static unsigned blocks_for(int64_t n, int per_block) {
+    const int64_t most = 4096, n_blocks = (n + per_block - 1) / per_block;
+    return (unsigned)(n_blocks < most ? n_blocks : most);
+}
+
+static __device__ int64_t first_item() {
+    return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+static __device__ int64_t item_step() {
+    return (int64_t)gridDim.x * blockDim.x;
+}
+
+/* ---- rmsnorm: thread l is lane l -------------------------------------------------------------------------------- */
+static __global__ void __launch_bounds__(THREADS) rmsnorm(const float *x, const float *w, float *y, int n, float eps) {
+    __shared__ double lane[THREADS];
+    __shared__ float shared_scale;
+    const int l = threadIdx.x;
+    x += (int64_t)blockIdx.x * n;
+    y += (int64_t)blockIdx.x * n;
+    double sum = 0.0;
+    for (int i = l; i < n; i += THREADS) {
+        double v = (double)x[i];
+        sum = __fma_rn(v, v, sum); /* fused or not is the same: squares of floats are exact in F64 */
+    }
+    lane[l] = sum;
+    __syncthreads();
+    if (l < WARP) {
+        /* (l, l+128), (l, l+64), (l, l+32): by hand for the lanes l, l+32, l+64, l+96 */
+        double a = lane[l] + lane[l + 128], b = lane[l + 32] + lane[l + 160];
+        double c = lane[l + 64] + lane[l + 192], d = lane[l + 96] + lane[l + 224];
+        sum = (a + c) + (b + d);
+        for (int half = WARP / 2; half > 0; half /= 2)
+            sum += __shfl_xor_sync(~0u, sum, half);
+        if (l == 0)
+            shared_scale = (float)(1.0 / sqrt(sum / (double)n + (double)eps));
+    }
+    __syncthreads();
+    const float s = shared_scale;
+    for (int i = l; i < n; i += THREADS)
+        y[i] = x[i] * s * w[i];
+}
+
+void cuda_rmsnorm(struct CUstream_st *stream, const float *x, const float *w, float *y, int n, int n_pos, float eps) {
+    rmsnorm<<<(unsigned)n_pos, THREADS, 0, stream>>>(x, w, y, n, eps);
+}
+
+/* ---- quantised activations: a warp a superblock, 8 neighbouring values a lane ------------------------------------ */
+enum { Q8_K_BYTES = 292, Q8_K_Q = 4, Q8_K_SUM = 260, Q8_32_BYTES = 40, Q8_32_SUM = 4, Q8_32_Q = 8, COLS = 256 };
+
+/* The lane's 8 values as they lie in memory, and their sum. */
+struct eight {
+    uint32_t word[2];
+    int sum;
+};
+
+static __device__ void store_planes(const struct cuda_act out, int64_t row, int sb, int lane, struct eight q, float d,
+                                    int sum16) {
+    *(uint2 *)(out.q + row * out.n_sb * COLS + sb * COLS + 8 * lane) = make_uint2(q.word[0], q.word[1]);
+    if (lane % 2 == 0)
+        out.sum[row * out.n_sb * 16 + sb * 16 + lane / 2] = (int16_t)sum16;
+    if (out.format == FWD_Q8_K && lane == 0)
+        out.d[row * out.n_sb + sb] = d;
+    if (out.format == FWD_Q8_32 && lane % 4 == 0)
+        out.d[row * out.n_sb * 8 + sb * 8 + lane / 4] = d;
+}
+
+static __device__ void store_tap(enum fwd_dtype format, uint8_t *row, int sb, int lane, struct eight q, float d,
+                                 int sum16, int sum32) {
+    if (format == FWD_Q8_K) {
+        uint8_t *block = row + (int64_t)sb * Q8_K_BYTES;
+        uint32_t *to = (uint32_t *)(block + Q8_K_Q + 8 * lane);
+        to[0] = q.word[0];
+        to[1] = q.word[1];
+        if (lane % 2 == 0)
+            ((int16_t *)(block + Q8_K_SUM))[lane / 2] = (int16_t)sum16;
+        if (lane == 0)
+            *(float *)block = d;
+        return;
+    }
+    uint8_t *block = row + (int64_t)(sb * 8 + lane / 4) * Q8_32_BYTES;
+    uint32_t *to = (uint32_t *)(block + Q8_32_Q + 8 * (lane % 4));
+    to[0] = q.word[0];
+    to[1] = q.word[1];
+    if (lane % 4 == 0) {
+        *(int32_t *)(block + Q8_32_SUM) = sum32;
+        *(float *)block = d;
+    }
+}
+
+/* q of the lane's values in a block of which amax_bits are the largest magnitude's bits (NaN above infinity). */
+static __device__ struct eight quantise_eight(const float v[8], uint32_t amax_bits, float *d) {
+    struct eight q = {{0, 0}, 0};
+    const float amax = __uint_as_float(amax_bits);
+    if (amax_bits >= 0x7f800000u) {
+        *d = __uint_as_float(0x7fc00000u);
+        return q;
+    }
+    *d = 0.0f;
+    if (amax < 0x1p-100f)
+        return q;
+    *d = __fdiv_rn(amax, 127.0f);
+    const float id = __fdiv_rn(127.0f, amax);
+    for (int i = 0; i < 8; i++) {
+        int r = __float2int_rn(v[i] * id);
+        r = r > 127 ? 127 : r < -127 ? -127 : r;
+        q.word[i / 4] |= (uint32_t)(r & 255) << 8 * (i % 4);
+        q.sum += r;
+    }
+    return q;
+}
+
+static __global__ void __launch_bounds__(4 * WARP)
+    quantise(const float *x, int n, int n_pos, const struct cuda_act out, uint8_t *tap) {
+    const int lane = threadIdx.x % WARP;
+    const int64_t warp = (int64_t)blockIdx.x * 4 + threadIdx.x / WARP;
+    const int64_t row = warp / out.n_sb;
+    if (row >= n_pos)
+        return;
+    const int sb = (int)(warp % out.n_sb), column = sb * COLS + 8 * lane;
+    const bool inside = column < n; /* n is a multiple of 32: a lane's values are in or out together */
+    const float4 *from = (const float4 *)(x + row * n + column), none = make_float4(0, 0, 0, 0);
+    const float4 a = inside ? from[0] : none, b = inside ? from[1] : none;
+    const float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    uint32_t amax = 0;
+    for (int i = 0; i < 8; i++)
+        amax = max(amax, __float_as_uint(v[i]) & 0x7fffffffu);
+    for (int far = 1; far < (out.format == FWD_Q8_K ? WARP : 4); far *= 2)
+        amax = max(amax, __shfl_xor_sync(~0u, amax, far));
+    float d;
+    struct eight q = quantise_eight(v, amax, &d);
+    int sum16 = q.sum + __shfl_xor_sync(~0u, q.sum, 1);
+    int sum32 = sum16 + __shfl_xor_sync(~0u, sum16, 2);
+    store_planes(out, row, sb, lane, q, d, sum16);
+    if (tap != NULL && inside)
+        store_tap(out.format, tap + row * (out.format == FWD_Q8_K ? n / COLS * Q8_K_BYTES : n / 32 * Q8_32_BYTES), sb,
+                  lane, q, d, sum16, sum32);
+}
+
+void cuda_quantise(struct CUstream_st *stream, const float *x, int n, int n_pos, const struct cuda_act *out,
+                   uint8_t *tap) {
+    unsigned n_blocks = (unsigned)(((int64_t)n_pos * out->n_sb + 3) / 4);
+    quantise<<<n_blocks, 4 * WARP, 0, stream>>>(x, n, n_pos, *out, tap);
+}
+
+/* The sums are the tap's own, so that planes mean what the tap said even where its sums are wrong: of two sums of 16
+ * that make one of 32 the second is what the first leaves. */
+static __global__ void __launch_bounds__(4 * WARP)
+    act_from_tap(const uint8_t *tap, int n, int n_pos, const struct cuda_act out) {
+    const int lane = threadIdx.x % WARP;
+    const int64_t warp = (int64_t)blockIdx.x * 4 + threadIdx.x / WARP;
+    const int64_t row = warp / out.n_sb;
+    if (row >= n_pos)
+        return;
+    const int sb = (int)(warp % out.n_sb), column = sb * COLS + 8 * lane;
+    struct eight q = {{0, 0}, 0};
+    float d = 0.0f;
+    int sum16 = 0, sum32 = 0;
+    if (out.format == FWD_Q8_K) {
+        const uint8_t *block = tap + (row * (n / COLS) + sb) * Q8_K_BYTES;
+        const uint32_t *from = (const uint32_t *)(block + Q8_K_Q + 8 * lane);
+        q.word[0] = from[0];
+        q.word[1] = from[1];
+        d = *(const float *)block;
+        sum16 = ((const int16_t *)(block + Q8_K_SUM))[lane / 2];
+    } else if (column < n) {
+        const uint8_t *block = tap + (row * (n / 32) + column / 32) * Q8_32_BYTES;
+        const uint32_t *from = (const uint32_t *)(block + Q8_32_Q + 8 * (lane % 4));
+        q.word[0] = from[0];
+        q.word[1] = from[1];
+        d = *(const float *)block;
+        sum32 = *(const int32_t *)(block + Q8_32_SUM);
+    }
+    if (out.format == FWD_Q8_32) {
+        q.sum = __dp4a((int)q.word[0], 0x01010101, __dp4a((int)q.word[1], 0x01010101, 0));
+        sum16 = q.sum + __shfl_xor_sync(~0u, q.sum, 1);
+        int first = __shfl_sync(~0u, sum16, lane & ~3);
+        sum16 = lane & 2 ? sum32 - first : sum16;
+    }
+    store_planes(out, row, sb, lane, q, d, sum16);
+}
+
+void cuda_act_from_tap(struct CUstream_st *stream, const uint8_t *tap, int n, int n_pos, const struct cuda_act *out) {
+    unsigned n_blocks = (unsigned)(((int64_t)n_pos * out->n_sb + 3) / 4);
+    act_from_tap<<<n_blocks, 4 * WARP, 0, stream>>>(tap, n, n_pos, *out);
+}
+
+/* ---- rope: an item is a pair, or a value past n_rope --------------------------------------------------------------
+ */
+static __global__ void rope(const float *x, float *y, const float *turn, int n_heads, int head_dim, int n_rope,
+                            bool neox, int64_t n_items) {
+    const int half = n_rope / 2, per_head = half + head_dim - n_rope;
+    for (int64_t item = first_item(); item < n_items; item += item_step()) {
+        const int64_t head = item / per_head; /* of all positions */
+        const int i = (int)(item % per_head);
+        const float *from = x + head * head_dim;
+        float *to = y + head * head_dim;
+        if (i >= half) {
+            to[n_rope + i - half] = from[n_rope + i - half];
+            continue;
+        }
+        const float *cs = turn + (head / n_heads * half + i) * 2;
+        const int at = neox ? i : 2 * i, gap = neox ? half : 1;
+        const float x0 = from[at], x1 = from[at + gap], c = cs[0], s = cs[1];
+        to[at] = x0 * c - x1 * s;
+        to[at + gap] = x0 * s + x1 * c;
+    }
+}
+
+void cuda_rope(struct CUstream_st *stream, const float *x, float *y, const float *turn, int pos0, int n_pos,
+               int n_heads, int head_dim, int n_rope, bool neox) {
+    int64_t n_items = (int64_t)n_pos * n_heads * (n_rope / 2 + head_dim - n_rope);
+    const float *row0 = turn + (int64_t)pos0 * (n_rope / 2) * 2;
+    rope<<<blocks_for(n_items, THREADS), THREADS, 0, stream>>>(x, y, row0, n_heads, head_dim, n_rope, neox, n_items);
+}
+
+/* ---- rows into the KV cache ---------------------------------------------------------------------------------------
+ */
+static __global__ void kv_store(const float *x, const struct cuda_kv kv, int pos0, int64_t n_items) {
+    for (int64_t item = first_item(); item < n_items; item += item_step()) {
+        const int d = (int)(item % kv.head_dim);
+        const int64_t head = item / kv.head_dim;
+        uint8_t *row =
+            (uint8_t *)kv.data + head % kv.n_kv_head * kv.stride_head + (pos0 + head / kv.n_kv_head) * kv.stride_row;
+        if (kv.type == FWD_F16)
+            ((uint16_t *)row)[d] = cuda_f32_to_f16(x[item]);
+        else
+            ((float *)row)[d] = x[item];
+    }
+}
+
+void cuda_kv_store(struct CUstream_st *stream, const float *x, const struct cuda_kv *kv, int pos0, int n_pos) {
+    int64_t n_items = (int64_t)n_pos * kv->n_kv_head * kv->head_dim;
+    kv_store<<<blocks_for(n_items, THREADS), THREADS, 0, stream>>>(x, *kv, pos0, n_items);
+}
+
+/* ---- element by element -------------------------------------------------------------------------------------------
+ */
+static __global__ void swiglu(const float *gate, const float *up, float *y, int64_t n) {
+    for (int64_t i = first_item(); i < n; i += item_step()) {
+        const float g = gate[i], e = cuda_expf(-fabsf(g)), num = g < 0.0f ? g * e : g;
+        y[i] = __fdiv_rn(num, 1.0f + e) * up[i];
+    }
+}
+
+void cuda_swiglu(struct CUstream_st *stream, const float *gate, const float *up, float *y, int64_t n) {
+    swiglu<<<blocks_for(n, THREADS), THREADS, 0, stream>>>(gate, up, y, n);
+}
+
+static __global__ void add(const float *a, const float *b, float *y, int64_t n) {
+    for (int64_t i = first_item(); i < n; i += item_step())
+        y[i] = a[i] + b[i];
+}
+
+void cuda_add(struct CUstream_st *stream, const float *a, const float *b, float *y, int64_t n) {
+    add<<<blocks_for(n, THREADS), THREADS, 0, stream>>>(a, b, y, n);
+}
+
+static __global__ void scribble(uint8_t *data, int64_t n) {
+    const uint32_t nan = 0x7fbadbadu;
+    for (int64_t i = first_item(); i < n / 4; i += item_step())
+        ((uint32_t *)data)[i] = nan;
+    if (first_item() == 0)
+        for (int64_t i = n / 4 * 4; i < n; i++)
+            data[i] = (uint8_t)(nan >> 8 * (i % 4));
+}
+
+void cuda_scribble(struct CUstream_st *stream, void *data, size_t n_bytes) {
+    int64_t n = (int64_t)n_bytes;
+    if (n > 0)
+        scribble<<<blocks_for((n + 3) / 4, THREADS), THREADS, 0, stream>>>((uint8_t *)data, n);
+}
