@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,5 +37,44 @@ enum fwd_status par_sha256_model(const struct fwd_gguf *file, char out[65], stru
         (void)snprintf(out + 2 * i, 3, "%02x", digest[i]);
     EVP_MD_CTX_free(ctx);
     fwd_free(buffer);
+    return rc;
+}
+
+struct par_sha256_job {
+    const struct fwd_gguf *file;
+    pthread_t thread;
+    char out[65];
+    enum fwd_status rc;
+    struct fwd_error err;
+};
+
+static void *run_job(void *ud) {
+    struct par_sha256_job *job = ud;
+    job->rc = par_sha256_model(job->file, job->out, &job->err);
+    return NULL;
+}
+
+enum fwd_status par_sha256_start(struct par_sha256_job **out, const struct fwd_gguf *file, struct fwd_error *err) {
+    struct par_sha256_job *job = fwd_calloc(1, sizeof *job);
+    FWD_FAIL_IF(!job, FWD_ENOMEM, err, "sha256: no memory");
+    job->file = file;
+    int e = pthread_create(&job->thread, NULL, run_job, job);
+    if (e != 0) {
+        fwd_free(job);
+        FWD_FAIL(FWD_ENOMEM, err, "sha256: no thread: %s", strerror(e));
+    }
+    *out = job;
+    return FWD_OK;
+}
+
+enum fwd_status par_sha256_finish(struct par_sha256_job *job, char out[65], struct fwd_error *err) {
+    FWD_FAIL_IF(!job, FWD_ESTATE, err, "sha256: no hash was begun");
+    (void)pthread_join(job->thread, NULL);
+    enum fwd_status rc = job->rc;
+    if (rc != FWD_OK && err)
+        *err = job->err;
+    if (rc == FWD_OK && out)
+        memcpy(out, job->out, sizeof job->out);
+    fwd_free(job);
     return rc;
 }

@@ -200,12 +200,15 @@ static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
     r->report->text = r->text;
     memcpy(r->ids, o->ids, (size_t)o->n_prompt * sizeof *r->ids);
     FWD_TRY(allocate(r, err));
+    FWD_TRY(par_sha256_start(&r->sha, o->file, err));
     struct fwd_knobs knobs = par_run_knobs(r);
     FWD_TRY(par_fault_set_place(&r->planted, r->n_prompt, o->cand, o->file, config, &knobs, err));
     return par_store_create(&r->store, config->n_layer, r->n_ids, err);
 }
 
 static void tear_down(struct par_run *r) {
+    if (r->sha)
+        (void)par_sha256_finish(r->sha, NULL, NULL);
     par_store_free(r->store);
     par_spec_close(r->spec);
     par_spec_close(r->source);
@@ -240,7 +243,7 @@ static enum fwd_status measure(struct par_run *r, struct fwd_session **session, 
     FWD_TRY(par_run_dirty_slots(r, *session, err)); /* what a stale row of another sequence does, the judge sees */
     FWD_TRY(par_run_candidate(r, *session, err));
     t[3] = par_seconds();
-    FWD_TRY(par_run_spread(r, err));
+    FWD_TRY(par_run_spread(r, *session, err));
     FWD_TRY(par_run_adjudicate(r, err));
     t[4] = par_seconds();
     FWD_TRY(par_run_findings(r, err));

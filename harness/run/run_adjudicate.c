@@ -1,6 +1,6 @@
 /* harness/run/run_adjudicate.c: which side is nearer to the truth: the logits of both paths against path f64, which
- * computes the reference's arithmetic in double. Where both say the same within the spread there is nothing to decide;
- * where they do not, the side that f64 leaves alone is the wrong one. */
+ * computes the reference's arithmetic in double. Where both say the same within the spread there is nothing to decide,
+ * and f64 runs only for a full report; where they do not, the side that f64 leaves alone is the wrong one. */
 #include "run/run_state.h"
 
 #include <math.h>
@@ -25,9 +25,29 @@ static enum fwd_status run_f64(struct par_run *r, const struct fwd_path *path, s
     return rc;
 }
 
+static bool is_flip_beyond(const float *ref, const float *got, int64_t n, double spread) {
+    int32_t top_ref = par_argmax(ref, n), top_got = par_argmax(got, n);
+    if (top_ref < 0 || top_got < 0)
+        return true;
+    return top_ref != top_got && !((double)ref[top_ref] - (double)ref[top_got] <= spread);
+}
+
+/* Is anything accused, or any position's logits outside the spread? */
+static bool is_open(const struct par_run *r) {
+    if (r->n_accused_ref + r->n_accused_cand > 0 || r->n_spread == 0)
+        return true;
+    for (int i = 0; i < r->n_want; i++) {
+        const float *ref = r->logits_ref + (int64_t)i * r->n_vocab, *got = r->logits_cand + (int64_t)i * r->n_vocab;
+        if (!(par_centred_distance(ref, got, r->n_vocab) <= r->spread_distance[i]) ||
+            is_flip_beyond(ref, got, r->n_vocab, r->spread_flip[i]))
+            return true;
+    }
+    return false;
+}
+
 enum fwd_status par_run_adjudicate(struct par_run *r, struct fwd_error *err) {
     const struct fwd_path *path = fwd_path_find("f64");
-    if (!path || r->o->depth == PAR_QUICK)
+    if (!path || r->o->depth == PAR_QUICK || (r->o->depth == PAR_DEFAULT && !is_open(r)))
         return FWD_OK;
     const float *truth = r->logits_work;
     if (path == r->o->ref)

@@ -28,6 +28,7 @@ struct tap_work {
     int64_t row_cap;
     const char *what;
     const uint8_t *want; /* positions whose logits are wanted */
+    bool whole;          /* the whole sequence goes in as one prompt */
     int n_ids;           /* of the sequence, maybe less than the run's */
     enum fwd_status rc;
     struct fwd_error *err;
@@ -115,7 +116,8 @@ static enum fwd_status judged_pass(struct tap_work *w, const struct par_drive *d
     tapped.tap_ud = w;
     w->rc = FWD_OK;
     w->err = err;
-    enum fwd_status rc = par_drive_run(&tapped, r->ids, r->n_prompt, w->n_ids, w->want, logits, err);
+    enum fwd_status rc =
+        par_drive_run(&tapped, r->ids, w->whole ? w->n_ids : r->n_prompt, w->n_ids, w->want, logits, err);
     if (w->rc != FWD_OK)
         return w->rc; /* err is the tap's own */
     if (rc == FWD_ESTOPPED) {
@@ -236,6 +238,10 @@ struct fwd_knobs par_run_reference_knobs(struct par_run *r) {
     knobs.force = NULL;
     knobs.act = NULL;
     knobs.head = FWD_HEAD_QUANT;
+    struct fwd_path_info info = {.size = sizeof info};
+    r->o->ref->describe(&info);
+    if (!info.quantised) /* a float reference with a cache keeps its rows as they are */
+        knobs.kv_type = FWD_F32;
     par_drive_fit_knobs(r->o->ref, &knobs);
     knobs.plan_hook = NULL; /* a launch plan goes wrong in the candidate alone */
     knobs.scribble = false;
@@ -246,7 +252,9 @@ static enum fwd_status reference_pass(struct par_run *r, struct fwd_session *ses
                                       struct fwd_error *err) {
     const struct par_run_options *o = r->o;
     int every = o->judge_ref_every ? o->judge_ref_every : o->depth == PAR_FULL ? PAR_JUDGE_ALL : PAR_JUDGE_REF;
-    struct par_drive drive = {.path = o->ref, .session = session, .schedule = PAR_SCHEDULE_NOCACHE};
+    /* One call: with or without a cache, causality makes its rows those of any schedule. */
+    struct par_drive drive = {.path = o->ref, .session = session, .schedule = PAR_SCHEDULE_PREFILL};
+    w->whole = true;
     w->keep = true;
     w->evidence_bytes = EVIDENCE_BYTES;
     w->what = "reference";

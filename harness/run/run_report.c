@@ -409,7 +409,9 @@ static enum fwd_status copy_figures(struct par_run *r, struct fwd_error *err) {
 enum fwd_status par_run_fill_report(struct par_run *r, struct fwd_error *err) {
     struct par_report *p = r->report;
     char sha[65];
-    FWD_TRY(par_sha256_model(r->o->file, sha, err));
+    struct par_sha256_job *job = r->sha;
+    r->sha = NULL;
+    FWD_TRY(par_sha256_finish(job, sha, err));
     p->model_path = par_text_printf(r->text, "%s", fwd_gguf_path(r->o->file));
     p->model_sha256 = par_text_printf(r->text, "%s", sha);
     p->ref_path = r->o->ref->name;

@@ -1,7 +1,8 @@
-/* harness/run/run_spread.c: the explained spread at the logits. An ensemble of runs of the reference with the
+/* harness/run/run_spread.c: the explained spread at the logits. An ensemble of runs of a float path with the
  * candidate's activation format (quantise, dequantise), each nudged by seeded perturbations of one ulp, says how far
- * two *correct* runs of the declared numerics may be from the reference. It is made without looking at the candidate.
- */
+ * two *correct* runs of the declared numerics may be from the reference. It is made without looking at the candidate,
+ * beyond its declaration. For a candidate on a device it is made on that device, where a float path serves there. */
+#include "run/declared_act.h"
 #include "run/run_state.h"
 
 #include <math.h>
@@ -10,10 +11,25 @@
 
 #define ULP 0x1p-23
 
+/* The path that makes the ensemble, and what all its runs share. */
+struct ensemble {
+    struct par_run *r;
+    const struct fwd_path *path;
+    struct fwd_session *session;
+    struct par_declared_act act;
+    bool rounds; /* inputs of products are rounded here, the path has no knob for it */
+    int n_runs;
+    double *lifts, *distances; /* [n_runs][n_want] */
+    float *first; /* logits of run 0: the floor is how far the other runs, as correct as it, are from there */
+};
+
 struct nudge {
+    const struct ensemble *e;
     const struct par_run *r;
     uint64_t seed;
-    int run, n_runs;
+    int run;
+    enum fwd_status rc;
+    struct fwd_error *err;
 };
 
 /* A counter-based coin: the same for the same seed, layer, position and index. */
@@ -54,17 +70,19 @@ static void nudge_rows(void *ctx, int thread, int n_threads) {
 /* Moves every value of every float tap by one ulp of its row's own scale, up, down or not at all: what rounding in
  * another order may do to an op's result, small values in a row of large ones included. */
 static int nudge_tap(void *ud, const struct fwd_view *view) {
-    const struct nudge *n = ud;
+    struct nudge *n = ud;
     if (view->op == FWD_OP_ATTN_NORM)
         par_run_progress(n->r, "ensemble for the explained spread",
                          (int64_t)n->run * par_spec_config(n->r->spec)->n_layer + view->layer,
-                         (int64_t)n->n_runs * par_spec_config(n->r->spec)->n_layer);
+                         (int64_t)n->e->n_runs * par_spec_config(n->r->spec)->n_layer);
     if (view->dtype != FWD_F32 || view->op == FWD_OP_K_CACHE || view->op == FWD_OP_V_CACHE ||
         view->op == FWD_OP_RESULT_OUTPUT)
         return 0;
     struct nudge_rows rows = {n, view};
     fwd_pool_run(n->r->pool, nudge_rows, &rows);
-    return 0;
+    if (n->e->rounds)
+        n->rc = par_declared_act_round(&n->e->act, view, n->err);
+    return n->rc != FWD_OK;
 }
 
 int par_spread_runs(enum par_depth depth) {
@@ -84,16 +102,17 @@ static double largest_lift(const float *ref, const float *got, int64_t n) {
     return best;
 }
 
-/* first: the logits of run 0, filled by it: the floor is how far the other runs, as correct as it, are from there. */
-static enum fwd_status one_run(struct par_run *r, struct fwd_session *session, int run, int n_runs, double *lifts,
-                               double *distances, float *first, struct fwd_error *err) {
-    struct nudge nudge = {r, mix(0x70617269747931u + (uint64_t)run), run, n_runs};
-    struct par_drive drive = {.path = fwd_path_find("f32"),
-                              .session = session,
-                              .schedule = PAR_SCHEDULE_NOCACHE,
-                              .tap = nudge_tap,
-                              .tap_ud = &nudge};
-    FWD_TRY(par_drive_run(&drive, r->ids, r->n_prompt, r->n_ids, r->want, r->logits_work, err));
+static enum fwd_status one_run(const struct ensemble *e, int run, struct fwd_error *err) {
+    struct par_run *r = e->r;
+    int n_runs = e->n_runs;
+    double *lifts = e->lifts, *distances = e->distances;
+    float *first = e->first;
+    struct nudge nudge = {e, r, mix(0x70617269747931u + (uint64_t)run), run, FWD_OK, err};
+    struct par_drive drive = {
+        .path = e->path, .session = e->session, .schedule = PAR_SCHEDULE_PREFILL, .tap = nudge_tap, .tap_ud = &nudge};
+    /* The whole sequence in one call: causality makes its rows those of any schedule. */
+    enum fwd_status rc = par_drive_run(&drive, r->ids, r->n_ids, r->n_ids, r->want, r->logits_work, err);
+    FWD_TRY(nudge.rc != FWD_OK ? nudge.rc : rc);
     for (int i = 0; i < r->n_want; i++) {
         int64_t at = (int64_t)i * r->n_vocab;
         const float *ref = r->logits_ref + at, *got = r->logits_work + at;
@@ -131,43 +150,81 @@ static double combine(const double *values, int n_runs, int n, double *spread) {
     return factor;
 }
 
-enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err) {
-    const struct fwd_path *path = fwd_path_find("f32");
-    struct fwd_path_info info;
-    char act[64];
+static bool is_float_path(const struct fwd_path *path, bool on_device) {
+    struct fwd_path_info info = {.size = sizeof info};
+    struct fwd_error why;
+    path->describe(&info);
+    for (int op = 0; op <= FWD_OP_RESULT_NORM; op++) /* the nudges are writes */
+        if (info.taps[op] == FWD_TAP_READ)
+            return false;
+    return info.on_device == on_device && !info.quantised && !info.chunks_change_bits && path->probe(&why) == FWD_OK;
+}
+
+/* Where a candidate on a device has a float path beside it, that; else f32. */
+static const struct fwd_path *choose_path(bool on_device) {
+    const struct fwd_path *f32_cuda = fwd_path_find("f32-cuda");
+    if (on_device && f32_cuda && is_float_path(f32_cuda, true))
+        return f32_cuda;
+    return fwd_path_find("f32");
+}
+
+static enum fwd_status open_ensemble(struct ensemble *e, const struct fwd_session *cand, struct fwd_error *err) {
+    struct par_run *r = e->r;
+    struct fwd_path_info info = {.size = sizeof info}, own = {.size = sizeof own};
     struct fwd_knobs knobs = par_run_knobs(r);
-    struct fwd_session *session = NULL;
+    char act[64];
     r->o->cand->describe(&info);
-    if (!path)
-        return FWD_OK;
-    (void)snprintf(act, sizeof act, "as:%s", r->o->cand->name);
+    e->path->describe(&own);
     knobs.n_ctx = r->n_ids;
     knobs.n_seq = 1;
     knobs.force = NULL;
-    par_drive_fit_knobs(path, &knobs);
-    knobs.act = info.quantised ? act : NULL;
-    int n_runs = par_spread_runs(r->o->depth);
-    double *values = fwd_calloc((size_t)n_runs * (size_t)r->n_want * 2, sizeof *values);
+    knobs.act = NULL;
+    par_drive_fit_knobs(e->path, &knobs);
+    e->act = (struct par_declared_act){r->o->cand, cand, r->pool};
+    /* The reference has the formats of the CPU's quantised path as a knob; all others are rounded to here. */
+    e->rounds = own.on_device || !info.quantised || !info.same_bits_as || strcmp(info.same_bits_as, "q4k-cpu") != 0;
+    (void)snprintf(act, sizeof act, "as:%s", info.same_bits_as ? info.same_bits_as : "");
+    if (!e->rounds)
+        knobs.act = act;
+    FWD_TRY(e->path->open(&e->session, r->o->file, &knobs, err));
+    return par_run_plant_shared(r, e->path, e->session, err);
+}
+
+static enum fwd_status run_ensemble(struct ensemble *e, struct fwd_error *err) {
+    struct par_run *r = e->r;
+    for (int run = 0; run < e->n_runs; run++)
+        FWD_TRY(one_run(e, run, err));
+    r->n_spread = e->n_runs;
+    par_figures_set(r->figures, "spread.runs", e->n_runs);
+    par_figures_set(r->figures, "spread.flip_factor", combine(e->lifts, e->n_runs, r->n_want, r->spread_flip));
+    par_figures_set(r->figures, "spread.distance_factor",
+                    combine(e->distances, e->n_runs, r->n_want, r->spread_distance));
+    par_run_add_proof(r, "the spread is another path's", PAR_HELD,
+                      par_text_printf(r->text, "%d runs of %s with the inputs of products as %s declares them",
+                                      e->n_runs, e->path->name, r->o->cand->name));
+    return FWD_OK;
+}
+
+enum fwd_status par_run_spread(struct par_run *r, const struct fwd_session *cand, struct fwd_error *err) {
+    struct fwd_path_info info = {.size = sizeof info};
+    r->o->cand->describe(&info);
+    struct ensemble e = {.r = r, .path = choose_path(info.on_device), .n_runs = par_spread_runs(r->o->depth)};
+    if (!e.path)
+        return FWD_OK;
+    size_t n = (size_t)e.n_runs * (size_t)r->n_want;
+    double *values = fwd_calloc(n * 2, sizeof *values);
     FWD_FAIL_IF(!values, FWD_ENOMEM, err, "run: no memory for the spread of %d positions", r->n_want);
-    double *lifts = values, *distances = values + (size_t)n_runs * (size_t)r->n_want;
-    float *first = fwd_alloc((size_t)r->n_want * (size_t)r->n_vocab, sizeof *first);
-    enum fwd_status rc = first
-                             ? path->open(&session, r->o->file, &knobs, err)
+    e.lifts = values;
+    e.distances = values + n;
+    e.first = fwd_alloc((size_t)r->n_want * (size_t)r->n_vocab, sizeof *e.first);
+    enum fwd_status rc = e.first
+                             ? open_ensemble(&e, cand, err)
                              : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for the logits of a run");
     if (rc == FWD_OK)
-        rc = par_run_plant_shared(r, path, session, err);
-    for (int run = 0; rc == FWD_OK && run < n_runs; run++)
-        rc = one_run(r, session, run, n_runs, lifts, distances, first, err);
-    if (rc == FWD_OK) {
-        r->n_spread = n_runs;
-        par_figures_set(r->figures, "spread.runs", n_runs);
-        par_figures_set(r->figures, "spread.flip_factor", combine(lifts, n_runs, r->n_want, r->spread_flip));
-        par_figures_set(r->figures, "spread.distance_factor",
-                        combine(distances, n_runs, r->n_want, r->spread_distance));
-    }
-    if (session)
-        path->close(session);
-    fwd_free(first);
+        rc = run_ensemble(&e, err);
+    if (e.session)
+        e.path->close(e.session);
+    fwd_free(e.first);
     fwd_free(values);
     return rc;
 }

@@ -3,6 +3,7 @@
 #define HARNESS_RUN_RUN_STATE_H
 
 #include "fault/fault_set.h"
+#include "report/sha256.h"
 #include "run/probe.h"
 #include "run/run.h"
 #include "spec/evidence.h"
@@ -75,6 +76,7 @@ struct par_run {
     enum fwd_op worst_op;
     int worst_layer;
     double n_views, n_views_on_device; /* tap views of all judged passes, and those not in host memory */
+    struct par_sha256_job *sha;        /* of the model, begun with the run */
     bool diverged;                     /* an op is accused, or the logits are outside the spread */
     double seconds[16];                /* by phase, for the receipt */
 };
@@ -121,8 +123,8 @@ enum fwd_status par_run_prove(struct par_run *r, struct fwd_session *session, st
 enum fwd_status par_run_dirty_slots(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
 /* run_adjudicate.c: both sides' logits against path f64. */
 enum fwd_status par_run_adjudicate(struct par_run *r, struct fwd_error *err);
-/* run_spread.c */
-enum fwd_status par_run_spread(struct par_run *r, struct fwd_error *err);
+/* run_spread.c. cand: the open candidate, for what it declares. */
+enum fwd_status par_run_spread(struct par_run *r, const struct fwd_session *cand, struct fwd_error *err);
 /* run_arms.c */
 enum fwd_status par_run_arms_in_session(struct par_run *r, struct fwd_session *session, struct fwd_error *err);
 /* run_routes.c. base: the candidate's session where its path shares weights, else NULL. */

@@ -17,7 +17,7 @@ static const int32_t prompt[] = {72,  101, 108, 108, 111, 44, 32, 119, 111, 114,
                                  108, 100, 33,  10,  40,  41, 59, 33,  34,  35};
 enum { N_PROMPT = sizeof prompt / sizeof *prompt, N_DECODE = 4 };
 
-static void set_up(void) {
+static inline void set_up(void) {
     struct fwd_error err = {0};
     struct par_make_args args = {.shape = par_shape_at(0), .seed = 1, .path = model_path};
     (void)snprintf(model_path, sizeof model_path, "/tmp/parity-test-run-%ld.gguf", (long)getpid());
@@ -25,7 +25,7 @@ static void set_up(void) {
     ck_assert_msg(fwd_gguf_open(&model, model_path, &err) == FWD_OK, "%s", err.message);
 }
 
-static void tear_down(void) {
+static inline void tear_down(void) {
     fwd_gguf_close(model);
     (void)unlink(model_path);
 }
@@ -45,7 +45,7 @@ struct made_run {
     const struct fwd_gguf *source;
 };
 
-static struct outcome run_made(const struct made_run *m) {
+static inline struct outcome run_made(const struct made_run *m) {
     struct outcome o = {.figures = par_figures_create()};
     struct fwd_error err = {0};
     struct par_fault fault[2];
@@ -77,17 +77,17 @@ static struct outcome run_made(const struct made_run *m) {
     return o;
 }
 
-static struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
+static inline struct outcome run_with(const char *fault_text, enum fwd_head head, enum par_depth depth) {
     struct made_run m = {.fault = fault_text, .head = head, .depth = depth};
     return run_made(&m);
 }
 
-static void drop(struct outcome *o) {
+static inline void drop(struct outcome *o) {
     par_text_free(o->report.text);
     par_figures_free(o->figures);
 }
 
-static double figure(const struct outcome *o, const char *name) {
+static inline double figure(const struct outcome *o, const char *name) {
     double v = -1;
     ck_assert_msg(par_figures_get(o->figures, name, &v), "figure %s was not set", name);
     return v;
