@@ -116,7 +116,7 @@ static enum fwd_status bench_path(const struct bench_options *o, const struct pa
     struct bench_result result = {0};
     struct fwd_session *session;
     double gflop, gb;
-    FWD_TRY(path->probe(err));
+    FWD_TRY(par_drive_probe(path, err));
     FWD_TRY(par_common_knobs(&o->common, n_ids, &knobs, &schedule, err));
     knobs.n_batch = o->prefill > 1 ? o->prefill : 1;
     double start = par_seconds();

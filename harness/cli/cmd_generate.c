@@ -66,8 +66,8 @@ static enum fwd_status place_faults(struct generation *g, struct fwd_knobs *knob
     if (g->planted.n == 0)
         return FWD_OK;
     FWD_TRY(par_spec_open(&spec, g->input.file, err));
-    enum fwd_status rc =
-        par_fault_set_place(&g->planted, g->input.n_ids, g->drive.path, g->input.file, par_spec_config(spec), knobs, err);
+    enum fwd_status rc = par_fault_set_place(&g->planted, g->input.n_ids, g->drive.path, g->input.file,
+                                             par_spec_config(spec), knobs, err);
     par_spec_close(spec);
     par_fault_set_hook(&g->planted, knobs);
     return rc;
@@ -77,6 +77,7 @@ static enum fwd_status open_path(struct generation *g, struct fwd_error *err) {
     const struct generate_options *o = g->options;
     const char *name = o->path ? o->path : "q4k-cpu";
     FWD_TRY(par_find_path(name, &g->drive.path, err));
+    FWD_TRY(par_drive_probe(g->drive.path, err));
     int64_t n_ids = (int64_t)g->input.n_ids + g->n_max;
     FWD_FAIL_IF(n_ids > INT_MAX, FWD_ERANGE, err, "got %d prompt ids and %d to make, expected at most %d together",
                 g->input.n_ids, g->n_max, INT_MAX);

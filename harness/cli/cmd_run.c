@@ -19,7 +19,8 @@ struct run_options {
 static int fill_options(struct run_options *o, struct par_opt *rows) {
     const struct par_opt own[] = {
         {"ref", 0, PAR_OPT_STRING, &o->ref, 0, 0, "PATH", "the reference path (default f32)"},
-        {"paths", 0, PAR_OPT_STRING, &o->paths, 0, 0, "PATH", "the candidate path (default q4k-cpu)"},
+        {"paths", 0, PAR_OPT_STRING, &o->paths, 0, 0, "P[,Q..]",
+         "candidate paths, one after the other (default q4k-cpu)"},
         {"quick", 0, PAR_OPT_FLAG, &o->quick, 0, 0, NULL, "fewer repeats, arms and ensemble runs"},
         {"full", 0, PAR_OPT_FLAG, &o->full, 0, 0, NULL, "every arm and intervention, the reference judged in full"},
         {"report", 0, PAR_OPT_STRING, &o->report_dir, 0, 0, "DIR",
@@ -76,24 +77,28 @@ static void show_progress(void *ud, const char *what, int64_t done, int64_t tota
     par_progress(what, done, total);
 }
 
-/* The command line again, as it can be pasted. */
-static void repeat_command(int argc, char **argv, char *out, size_t n) {
+/* The command line again for one candidate of several (NULL: the only one), as it can be pasted. */
+static void repeat_command(int argc, char **argv, const char *path, char *out, size_t n) {
     size_t used = (size_t)snprintf(out, n, "parity");
     for (int i = 0; i < argc && used < n; i++) {
         bool plain = argv[i][0] && !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                                             "0123456789@%_+=:,./-")];
-        const char *report = strcmp(argv[i], "--report") == 0 ? argv[i] : NULL;
-        if (report) {
+        if (!strcmp(argv[i], "--report") || (path && !strcmp(argv[i], "--paths"))) {
             i++;
             continue;
         }
+        if (path && !strncmp(argv[i], "--paths=", 8))
+            continue;
         used += (size_t)snprintf(out + used, n - used, plain ? " %s" : " '%s'", argv[i]);
     }
+    if (path && used < n)
+        (void)snprintf(out + used, n - used, " --paths %s", path);
 }
 
-static enum fwd_status output(const struct run_options *o, const struct par_report *report, struct fwd_error *err) {
-    if (o->report_dir)
-        FWD_TRY(par_report_write(report, o->report_dir, err));
+static enum fwd_status output(const struct run_options *o, const char *report_dir, const struct par_report *report,
+                              struct fwd_error *err) {
+    if (report_dir)
+        FWD_TRY(par_report_write(report, report_dir, err));
     if (!o->json) {
         par_report_text(report, o->full ? PAR_DETAIL_FULL : PAR_DETAIL_NORMAL, stdout);
         return FWD_OK;
@@ -126,16 +131,18 @@ static enum fwd_status hold_contracts(const struct run_options *o, const struct 
     return rc;
 }
 
-static int run(const struct run_options *o, const struct par_input *in, const char *command) {
+/* One candidate. report_dir: its own, or NULL. Its verdict, and in *code the exit code where there is none. */
+static enum par_verdict run(const struct run_options *o, const struct par_input *in, const char *path,
+                            const char *report_dir, const char *command, int *code) {
     struct fwd_error err = {0};
     struct par_fault faults[PAR_MOST_FAULTS];
     struct par_report report = {0};
     struct par_figures *figures = par_figures_create();
     struct par_contract_set contracts = {0};
-    struct par_fresh fresh = {&o->common, in, o->paths, o->fault};
+    struct par_fresh fresh = {&o->common, in, path, o->fault};
     struct fwd_gguf *source = NULL;
-    char cases[4096];
-    (void)snprintf(cases, sizeof cases, "%s/cases", o->report_dir ? o->report_dir : "");
+    char cases[4200];
+    (void)snprintf(cases, sizeof cases, "%s/cases", report_dir ? report_dir : "");
     int32_t *loss = NULL;
     struct par_run_options options = {.file = in->file,
                                       .model_name = o->common.model,
@@ -151,7 +158,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
                                       .hypotheses_dir = o->hypotheses,
                                       .fresh_hashes = o->quick ? NULL : par_fresh_hashes,
                                       .fresh_ud = &fresh,
-                                      .cases_dir = o->report_dir ? cases : NULL,
+                                      .cases_dir = report_dir ? cases : NULL,
                                       .verify = par_verify_case,
                                       .command = command,
                                       .progress = show_progress};
@@ -160,7 +167,7 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (rc == FWD_OK)
         rc = par_find_path(o->ref, &options.ref, &err);
     if (rc == FWD_OK)
-        rc = par_find_path(o->paths, &options.cand, &err);
+        rc = par_find_path(path, &options.cand, &err);
     if (rc == FWD_OK)
         rc = par_common_knobs(&o->common, in->n_ids + o->common.n_decode, &options.knobs, &options.schedule, &err);
     if (rc == FWD_OK)
@@ -187,8 +194,9 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (rc == FWD_OK)
         rc = hold_contracts(o, &options, &contracts, in, &report, figures, &err);
     if (rc == FWD_OK)
-        rc = output(o, &report, &err);
-    int code = rc == FWD_OK ? par_verdict_exit(par_report_shown(&report)) : par_complain(&err);
+        rc = output(o, report_dir, &report, &err);
+    enum par_verdict verdict = rc == FWD_OK ? par_report_shown(&report) : PAR_REFUSED;
+    *code = rc == FWD_OK ? par_verdict_exit(verdict) : par_complain(&err);
     for (int i = 0; i < options.n_faults; i++)
         par_fault_free(&faults[i]);
     par_text_free(report.text);
@@ -197,6 +205,40 @@ static int run(const struct run_options *o, const struct par_input *in, const ch
     if (source)
         fwd_gguf_close(source);
     fwd_free(loss);
+    return verdict;
+}
+
+/* Every candidate of the list, each with its own report (DIR/PATH where there are several) and verdict. Names are
+ * looked up before the first of them runs; one that cannot run here is REFUSED, and the others run. */
+static int run_list(const struct run_options *o, const struct par_input *in, int argc, char **argv) {
+    struct fwd_error err = {0};
+    enum par_verdict strongest = PAR_HELD;
+    char name[64], command[4096], dir[4096];
+    bool several = strchr(o->paths, ',') != NULL;
+    int code = 0;
+    for (const char *rest = o->paths; *rest;) {
+        const struct fwd_path *path;
+        if (par_next_name(&rest, name, &err) != FWD_OK || par_find_path(name, &path, &err) != FWD_OK)
+            return par_complain(&err);
+    }
+    for (const char *rest = o->paths; *rest;) {
+        int one = 0;
+        (void)par_next_name(&rest, name, &err);
+        repeat_command(argc, argv, several ? name : NULL, command, sizeof command);
+        (void)snprintf(dir, sizeof dir, "%s/%s", o->report_dir ? o->report_dir : "", name);
+        if (several && !o->json)
+            (void)printf("==== candidate %s\n", name);
+        enum par_verdict verdict = run(o, in, name,
+                                       !o->report_dir ? NULL
+                                       : several      ? dir
+                                                      : o->report_dir,
+                                       command, &one);
+        bool stronger = par_verdict_max(strongest, verdict) != strongest;
+        code = stronger || code == 0 ? one : code;
+        strongest = stronger ? verdict : strongest;
+        if (several && !o->json && verdict == PAR_REFUSED)
+            (void)printf("verdict        REFUSED (exit %d): %s was not run\n\n", one, name);
+    }
     return code;
 }
 
@@ -206,7 +248,6 @@ int cmd_run(int argc, char **argv) {
     struct par_opt rows[PAR_COMMON_OPTS + 16];
     struct fwd_error err;
     struct par_input in;
-    char command[4096];
     const char *model = NULL;
     int n_words;
     bool help;
@@ -237,8 +278,7 @@ int cmd_run(int argc, char **argv) {
         rc = par_input_open(&in, &o.common, &err);
     if (rc != FWD_OK)
         return par_complain(&err);
-    repeat_command(argc, argv, command, sizeof command);
-    int code = run(&o, &in, command);
+    int code = run_list(&o, &in, argc, argv);
     par_input_close(&in);
     return code;
 }

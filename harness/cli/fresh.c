@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SECONDS = 600, MOST_WORDS = 32, ID_CHARACTERS = 12 };
+enum { MOST_SECONDS = 600, MOST_WORDS = 40, ID_CHARACTERS = 12 };
 
 struct words {
     const char *list[MOST_WORDS];
@@ -19,6 +19,11 @@ static void add(struct words *w, const char *option, const char *value) {
         return;
     w->list[w->n++] = option;
     w->list[w->n++] = value;
+}
+
+static void add_flag(struct words *w, const char *option, bool is_set) {
+    if (is_set)
+        w->list[w->n++] = option;
 }
 
 static enum fwd_status read_hashes(const char *text, int n_steps, uint64_t *hashes, int *n, struct fwd_error *err) {
@@ -59,6 +64,9 @@ enum fwd_status par_fresh_hashes(void *ud, int n_steps, uint64_t *hashes, int *n
     add(&w, "--schedule", c->schedule);
     add(&w, "--chunk", chunk);
     add(&w, "--ctx", c->n_ctx ? ctx : NULL);
+    add_flag(&w, "--scribble", c->scribble);
+    add_flag(&w, "--no-overlap", c->no_overlap);
+    add_flag(&w, "--fp8-fast", c->fp8_fast);
     w.list[w.n++] = "--json";
     w.list[w.n] = NULL;
     struct par_spawned s;

@@ -135,6 +135,9 @@ void par_common_opts(struct par_common *c, struct par_opt *rows) {
         {"act", 0, PAR_OPT_STRING, &c->act, 0, 0, "as:PATH", "reference: quantise activations as PATH does"},
         {"schedule", 0, PAR_OPT_STRING, &c->schedule, 0, 0, "S", "prefill (default), step, sweep or nocache"},
         {"chunk", 0, PAR_OPT_INT, &c->chunk, 0, 1 << 20, "N", "prompt tokens per call in prefill (default 0: all)"},
+        {"scribble", 0, PAR_OPT_FLAG, &c->scribble, 0, 0, NULL, "NaN over a path's scratch memory before each call"},
+        {"no-overlap", 0, PAR_OPT_FLAG, &c->no_overlap, 0, 0, NULL, "launches on a device in plain order"},
+        {"fp8-fast", 0, PAR_OPT_FLAG, &c->fp8_fast, 0, 0, NULL, "E4M3 products in the fast, narrow accumulator"},
         {"ctx", 0, PAR_OPT_INT, &c->n_ctx, 0, 1 << 24, "N", "positions a sequence may have (default: as needed)"},
     };
     memcpy(rows, table, sizeof table);
@@ -153,6 +156,9 @@ enum fwd_status par_common_knobs(const struct par_common *c, int n_ids, struct f
     knobs->caps = c->caps;
     knobs->force = c->force;
     knobs->act = c->act;
+    knobs->scribble = c->scribble;
+    knobs->no_overlap = c->no_overlap;
+    knobs->fp8_fast = c->fp8_fast;
     knobs->kv_type = FWD_F16;
     if (c->kv) {
         bool f32 = !strcmp(c->kv, "f32");
@@ -331,6 +337,16 @@ enum fwd_status par_find_path(const char *name, const struct fwd_path **out, str
         (void)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", all[i]->name);
     }
     FWD_FAIL_IF(!*out, FWD_EINPUT, err, "path \"%s\": there are %s", name, known);
+    return FWD_OK;
+}
+
+enum fwd_status par_next_name(const char **list, char name[64], struct fwd_error *err) {
+    size_t len = strcspn(*list, ",");
+    FWD_FAIL_IF(len == 0 || len > 63, FWD_EINPUT, err, "--paths: got \"%.80s\", expected names with commas between",
+                *list);
+    memcpy(name, *list, len);
+    name[len] = 0;
+    *list += len + ((*list)[len] == ',');
     return FWD_OK;
 }
 

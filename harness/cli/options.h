@@ -36,9 +36,10 @@ struct par_common {
     const char *kv, *head, *caps, *force, *act;
     const char *schedule;
     int chunk;
+    bool scribble, no_overlap, fp8_fast;
     int n_ctx;
 };
-enum { PAR_COMMON_OPTS = 14 };
+enum { PAR_COMMON_OPTS = 17 };
 /* Writes PAR_COMMON_OPTS rows. */
 void par_common_opts(struct par_common *c, struct par_opt *rows);
 /* Knobs of a session that has room for n_ids positions; strings point into c. */
@@ -83,6 +84,9 @@ bool par_data_path(const char *name, char *path, size_t n);
 /* Says an error on stderr as "parity: message" and returns the exit code of its class: 2 for FWD_EINPUT (the command
  * line makes no sense, whatever the files hold), 4 for every other. */
 int par_complain(const struct fwd_error *err);
+
+/* The first of a list "a,b,c" into name, and where the rest begins; FWD_EINPUT for one that is too long or empty. */
+enum fwd_status par_next_name(const char **list, char name[64], struct fwd_error *err);
 
 /* Progress on stderr when it is a terminal; done < 0 clears the line. */
 void par_progress(const char *what, int64_t done, int64_t total);

@@ -374,7 +374,7 @@ static enum fwd_status run(struct replay *r) {
     r->path = r->o->path ? r->o->path : fwd_path_find(name);
     FWD_FAIL_IF(!r->path, FWD_ENOTFOUND, r->err, "replay: there is no path \"%s\" here (`parity paths` lists them)",
                 name);
-    FWD_TRY(r->path->probe(r->err));
+    FWD_TRY(par_drive_probe(r->path, r->err));
     r->info.size = sizeof r->info;
     r->path->describe(&r->info);
     (void)snprintf(r->out->path, sizeof r->out->path, "%s", r->path->name);

@@ -152,6 +152,13 @@ enum fwd_status par_drive_next(const struct par_drive *d, const int32_t *ids, in
     return status;
 }
 
+enum fwd_status par_drive_probe(const struct fwd_path *path, struct fwd_error *err) {
+    struct fwd_error why = {.message = ""};
+    enum fwd_status rc = path->probe(&why);
+    FWD_FAIL_IF(rc != FWD_OK, rc, err, "path %s is unavailable: %.200s", path->name, why.message);
+    return FWD_OK;
+}
+
 void par_drive_fit_knobs(const struct fwd_path *path, struct fwd_knobs *knobs) {
     struct fwd_path_info info = {.size = sizeof info};
     path->describe(&info);

@@ -51,6 +51,10 @@ enum fwd_status par_drive_prompt(const struct par_drive *d, const int32_t *ids, 
 enum fwd_status par_drive_next(const struct par_drive *d, const int32_t *ids, int n_ids, float *logits,
                                struct fwd_error *err);
 
+/* The path's probe, with a message that names it: "path q4k-cuda is unavailable: no CUDA-capable device is detected".
+ */
+enum fwd_status par_drive_probe(const struct fwd_path *path, struct fwd_error *err);
+
 /* Takes out of knobs what means nothing to the path (flags, hooks of a launch plan, a session to share), so that one
  * set of knobs can go from a candidate to another path. */
 void par_drive_fit_knobs(const struct fwd_path *path, struct fwd_knobs *knobs);

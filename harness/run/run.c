@@ -179,8 +179,8 @@ static enum fwd_status allocate(struct par_run *r, struct fwd_error *err) {
 static enum fwd_status set_up(struct par_run *r, struct fwd_error *err) {
     const struct par_run_options *o = r->o;
     FWD_FAIL_IF(o->n_prompt < 1, FWD_EINPUT, err, "run: a prompt of %d tokens, expected at least 1", o->n_prompt);
-    FWD_TRY(o->ref->probe(err));
-    FWD_TRY(o->cand->probe(err));
+    FWD_TRY(par_drive_probe(o->ref, err));
+    FWD_TRY(par_drive_probe(o->cand, err));
     FWD_TRY(par_spec_open(&r->spec, o->file, err));
     if (o->source) {
         FWD_TRY(par_spec_open(&r->source, o->source, err));

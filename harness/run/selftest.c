@@ -487,8 +487,8 @@ static enum fwd_status set_up(struct work *w) {
     int n = MOST_IDS;
     FWD_FAIL_IF(o->n_ids < 1, FWD_EINPUT, w->err, "selftest: a prompt of %d tokens, expected at least 1", o->n_ids);
     FWD_FAIL_IF(o->n_seeds < 1, FWD_EINPUT, w->err, "selftest: %d places a fault, expected at least 1", o->n_seeds);
-    FWD_TRY(o->ref->probe(w->err));
-    FWD_TRY(o->cand->probe(w->err));
+    FWD_TRY(par_drive_probe(o->ref, w->err));
+    FWD_TRY(par_drive_probe(o->cand, w->err));
     FWD_TRY(par_spec_open(&w->spec, o->file, w->err));
     FWD_TRY(fwd_pool_create(&w->pool, o->knobs.n_threads, w->err));
     w->ids = fwd_alloc((size_t)n, sizeof *w->ids);

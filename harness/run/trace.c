@@ -200,7 +200,7 @@ static enum fwd_status open_all(struct trace *t, struct fwd_knobs *k, struct fwd
     const struct par_trace_options *o = t->o;
     FWD_FAIL_IF(o->n_prompt < 1 || o->n_decode < 0, FWD_EINPUT, err, "%d prompt tokens and %d decode steps",
                 o->n_prompt, o->n_decode);
-    FWD_TRY(o->path->probe(err));
+    FWD_TRY(par_drive_probe(o->path, err));
     t->n_ids = o->n_prompt + o->n_decode;
     *k = o->knobs;
     k->n_ctx = k->n_ctx > t->n_ids ? k->n_ctx : t->n_ids;
