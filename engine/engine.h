@@ -7,6 +7,7 @@
 #define ENGINE_ENGINE_H
 
 #include "core/cpu.h"
+#include "core/digest.h"
 #include "core/file_out.h"
 #include "core/hash.h"
 #include "core/memory.h"
@@ -45,6 +46,10 @@ struct fwd_view {
 /* Return 0 to go on; anything else ends the run with FWD_ESTOPPED. Writing through view->data is allowed where the path
  * declares the tap FWD_TAP_WRITE: what follows then uses the written values. */
 typedef int fwd_tap_fn(void *ud, const struct fwd_view *view);
+
+/* Instead of a tap: the digest of what it would show, made where the value lies. view->data is NULL; caches have no
+ * digest (their new rows are Kcur_rope's and Vcur's). Return as from a tap. */
+typedef int fwd_digest_fn(void *ud, const struct fwd_view *view, const struct fwd_digest *digest);
 
 enum fwd_tap_kind { FWD_TAP_ABSENT = 0, FWD_TAP_READ = 1, FWD_TAP_WRITE = 2 };
 
@@ -149,6 +154,7 @@ struct fwd_path_info {
     bool fp8;                /* knobs.fp8_fast means something */
     bool scribbles;          /* knobs.scribble means something */
     bool argmax;             /* fwd_run_args.argmax is served */
+    bool digests;            /* fwd_run_args.digest is served */
     bool chunks_change_bits; /* another cut of the prompt into calls may round otherwise, as declared */
     const char *shares;      /* sessions of paths with the same text here can share weights (knobs.share), or NULL */
     /* Paths with the same text here promise the same bits with the same knobs, whatever the device: the name of the
@@ -181,6 +187,8 @@ struct fwd_run_args {
     double *logits_f64;         /* the same in double from paths that have them, or NULL */
     fwd_tap_fn *tap;            /* or NULL */
     void *tap_ud;
+    fwd_digest_fn *digest; /* or NULL; with a tap it is an error. Served where fwd_path_info.digests says so */
+    void *digest_ud;
     int32_t *argmax; /* [number wanted] the lowest index among the largest logits, NaN never wins, -1: all NaN; or NULL
                       */
 };

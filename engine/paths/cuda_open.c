@@ -46,6 +46,7 @@ static void describe(const struct cuda_kind *k, struct fwd_path_info *out) {
                                   .fp8 = k->form == CUDA_FORM_E4M3,
                                   .scribbles = true,
                                   .argmax = true,
+                                  .digests = true,
                                   .chunks_change_bits = on_tensor_cores(k),
                                   .same_bits_as = tiles ? "q4k-cpu" : NULL};
     for (int op = 0; op < FWD_OP_COUNT; op++)

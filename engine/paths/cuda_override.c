@@ -2,6 +2,8 @@
  * an overridden op reads host copies of its inputs, and its output is sent back before the next op starts. */
 #include "paths/cuda_session.h"
 
+#include "cuda/digest.h"
+
 #include <cuda_runtime_api.h>
 #include <string.h>
 
@@ -15,8 +17,10 @@ struct cuda_host {
     void *bias;
     size_t bias_bytes;
     cudaEvent_t made, copied[2];
-    struct fwd_view pending; /* a tap whose copy is under way */
+    struct fwd_view pending; /* a tap, or the chunks of a digest, whose copy is under way */
     bool is_pending;
+    void *chunks[2]; /* device: digests in the making */
+    size_t chunks_bytes[2];
     int turn;
 };
 
@@ -38,6 +42,8 @@ void cuda_host_free(struct fwd_session *s) {
         cuda_free(h->device[i]);
     }
     cuda_free(h->bias);
+    cuda_free(h->chunks[0]);
+    cuda_free(h->chunks[1]);
     cudaEvent_t events[] = {h->made, h->copied[0], h->copied[1]};
     for (int i = 0; i < 3; i++)
         if (events[i])
@@ -130,13 +136,71 @@ static enum fwd_status call_tap(const struct fwd_session *s, const struct fwd_ru
     return FWD_OK;
 }
 
+static size_t view_words(const struct fwd_view *v) {
+    return (view_bytes(v) + 3) / 4;
+}
+
+static size_t n_chunks(const struct fwd_view *v) {
+    return (view_words(v) + FWD_DIGEST_CHUNK - 1) / FWD_DIGEST_CHUNK;
+}
+
+static enum fwd_status call_digest(const struct fwd_session *s, const struct fwd_run_args *args,
+                                   const struct fwd_view *view, struct fwd_error *err) {
+    const struct fwd_digest *chunks = view->data;
+    struct fwd_view bare = *view;
+    struct fwd_digest sum = {0};
+    for (size_t i = 0; i < n_chunks(view); i++)
+        fwd_digest_add(&sum, &chunks[i]);
+    bare.data = NULL;
+    if (args->digest(args->digest_ud, &bare, &sum) != 0)
+        FWD_FAIL(FWD_ESTOPPED, err, "%s: the digest stopped the run at %s, layer %d", s->kind->name,
+                 fwd_op_name(view->op), view->layer);
+    return FWD_OK;
+}
+
 enum fwd_status cuda_tap_flush(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
     struct cuda_host *h = s->host;
     if (!h->is_pending)
         return FWD_OK;
     h->is_pending = false;
     FWD_TRY(cuda_status(cudaEventSynchronize(h->copied[h->turn]), fwd_op_name(h->pending.op), err));
+    if (args->digest)
+        return call_digest(s, args, &h->pending, err);
     return args->tap ? call_tap(s, args, &h->pending, err) : FWD_OK;
+}
+
+/* What was enqueued into `slot` on the copy stream is the next thing to hand out; the one before it is handed out now.
+ */
+static enum fwd_status next_pending(struct fwd_session *s, const struct fwd_run_args *args, int slot,
+                                    const struct fwd_view *host, struct fwd_error *err) {
+    struct cuda_host *h = s->host;
+    FWD_TRY(cuda_status(cudaEventRecord(h->copied[slot], s->device.copy), "a tap", err));
+    FWD_TRY(cuda_tap_flush(s, args, err));
+    h->turn = slot;
+    h->pending = *host;
+    h->is_pending = true;
+    return FWD_OK;
+}
+
+enum fwd_status cuda_digest_give(struct fwd_session *s, const struct fwd_run_args *args, const struct fwd_view *device,
+                                 struct fwd_error *err) {
+    struct cuda_host *h = s->host;
+    int slot = h->turn ^ 1;
+    size_t n_bytes = n_chunks(device) * sizeof(struct fwd_digest);
+    FWD_TRY(grow_host(h, slot, n_bytes, err));
+    FWD_TRY(grow_device(&h->chunks[slot], &h->chunks_bytes[slot], n_bytes, err));
+    cuda_digest_tensor(s->device.compute, device->data, view_words(device), device->dtype == FWD_F32, h->chunks[slot]);
+    FWD_TRY(cuda_launched("a digest", err));
+    FWD_TRY(cuda_status(cudaEventRecord(h->made, s->device.compute), "a digest", err));
+    FWD_TRY(cuda_status(cudaStreamWaitEvent(s->device.copy, h->made, 0), "a digest", err));
+    FWD_TRY(
+        cuda_status(cudaMemcpyAsync(h->host[slot], h->chunks[slot], n_bytes, cudaMemcpyDeviceToHost, s->device.copy),
+                    "a digest", err));
+    struct fwd_view host = *device;
+    host.data = h->host[slot];
+    host.device = 0;
+    host.stream = NULL;
+    return next_pending(s, args, slot, &host, err);
 }
 
 /* No op writes what the op before it wrote, so one copy may still be under way when the next op is launched, and is
@@ -150,12 +214,7 @@ enum fwd_status cuda_tap_give(struct fwd_session *s, const struct fwd_run_args *
     FWD_TRY(cuda_status(cudaEventRecord(h->made, s->device.compute), "a tap", err));
     FWD_TRY(cuda_status(cudaStreamWaitEvent(s->device.copy, h->made, 0), "a tap", err));
     FWD_TRY(copy_view(device, &host, cudaMemcpyDeviceToHost, s->device.copy, err));
-    FWD_TRY(cuda_status(cudaEventRecord(h->copied[slot], s->device.copy), "a tap", err));
-    FWD_TRY(cuda_tap_flush(s, args, err));
-    h->turn = slot;
-    h->pending = host;
-    h->is_pending = true;
-    return FWD_OK;
+    return next_pending(s, args, slot, &host, err);
 }
 
 /* ---- overrides ----------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *part
 
 /* Whether anybody will look at a quantised tap: its layout is then written beside the planes. */
 static bool taps_wanted(const struct run *r) {
-    return r->args->tap || r->s->n_overrides > 0;
+    return r->args->tap || r->args->digest || r->s->n_overrides > 0;
 }
 
 static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, struct cuda_parts parts,
@@ -184,6 +184,8 @@ static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, st
     bool quantises = out->dtype == FWD_Q8_K || out->dtype == FWD_Q8_32;
     const float *bias = parts.matrix ? parts.matrix->dev.bias : NULL;
     FWD_TRY(cuda_launch(s, &parts, in, out, bias, r->pos0, r->n_pos, !quantises || !taps_wanted(r), r->err));
+    if (r->args->digest)
+        return is_cache(out->op) ? FWD_OK : cuda_digest_give(s, r->args, out, r->err);
     return r->args->tap ? cuda_tap_give(s, r->args, out, r->err) : FWD_OK;
 }
 
@@ -377,6 +379,8 @@ static enum fwd_status check_args(const struct fwd_session *s, const struct fwd_
     FWD_FAIL_IF(args->n_tokens > s->n_ctx - args->pos0, FWD_ERANGE, err,
                 "%s: got positions %d to %d, expected them below the context of %d", name, args->pos0,
                 args->pos0 + args->n_tokens - 1, s->n_ctx);
+    FWD_FAIL_IF(args->tap && args->digest, FWD_EINPUT, err, "%s: got a tap and a digest, expected one of them", name);
+    FWD_FAIL_IF(args->logits_f64, FWD_EUNSUPPORTED, err, "%s: got logits_f64, expected NULL: it computes in F32", name);
     bool any = false;
     for (int i = 0; i < args->n_tokens; i++) {
         FWD_FAIL_IF(args->tokens[i] < 0 || args->tokens[i] >= s->model->config.n_vocab, FWD_ERANGE, err,

@@ -154,6 +154,9 @@ enum fwd_status cuda_from_host(struct fwd_session *s, const struct fwd_view *hos
 enum fwd_status cuda_tap_give(struct fwd_session *s, const struct fwd_run_args *args, const struct fwd_view *device,
                               struct fwd_error *err);
 enum fwd_status cuda_tap_flush(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err);
+/* The same for a digest of the view. */
+enum fwd_status cuda_digest_give(struct fwd_session *s, const struct fwd_run_args *args, const struct fwd_view *device,
+                                 struct fwd_error *err);
 /* Calls the override of out's op with host views, then its tap. */
 enum fwd_status cuda_call_override(struct fwd_session *s, const struct fwd_run_args *args,
                                    const struct cuda_parts *parts, const struct fwd_view *const *in,

@@ -5,18 +5,27 @@
 #include "paths/cuda_session.h"
 
 #include "cuda/argmax.h"
+#include "cuda/digest.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
-enum { WITH_TAPS = 1, WITH_LOGITS = 2, WITH_HEAD = 4, FORMS = 8 };
+enum { WITH_TAPS = 1, WITH_LOGITS = 2, WITH_HEAD = 4, WITH_DIGESTS = 8, FORMS = 16 };
 
 /* What a step hands back, page-locked. */
 struct step_io {
     struct cuda_step_state state;
     int32_t argmax;
+};
+
+/* A tap within every slab, for its digest; jobs of slab i begin at i * (jobs of a slab) + first_job. */
+struct span {
+    size_t offset;
+    size_t n_words;
+    int first_job, n_jobs;
+    bool is_f32;
 };
 
 struct cuda_stepper {
@@ -29,8 +38,13 @@ struct cuda_stepper {
     struct cuda_step_taps *table;  /* device [n_layer + 1] */
     struct cuda_step_state *state; /* device */
     void *scratch;
-    struct step_io *io; /* host */
-    uint8_t *slab_host; /* made when first wanted */
+    struct step_io *io;  /* host */
+    uint8_t *slab_host;  /* made when first wanted */
+    struct span *spans;  /* made when digests are first wanted: what of a slab each tap is, in any order */
+    int n_spans, n_jobs; /* jobs: chunks of all spans of all slabs, then of the logits */
+    int jobs_per_slab;
+    void *digest_memory; /* device: jobs, then their chunks */
+    struct fwd_digest *chunks_host;
     uint8_t *kv_host;
     size_t kv_host_bytes;
     float *logits_host;
@@ -291,6 +305,9 @@ void cuda_stepper_free(struct fwd_session *s) {
     cuda_free(t->scratch); /* the first of its block */
     cuda_free_host(t->io);
     cuda_free_host(t->slab_host);
+    cuda_free_host(t->chunks_host);
+    cuda_free(t->digest_memory);
+    fwd_free(t->spans);
     cuda_free_host(t->kv_host);
     cuda_free_host(t->logits_host);
     fwd_free(t->layers);
@@ -300,6 +317,120 @@ void cuda_stepper_free(struct fwd_session *s) {
 
 bool cuda_stepper_launch(const struct fwd_session *s, int i, const char **kernel, enum fwd_op *op, int *layer) {
     return s->stepper && cuda_step_launch(&s->stepper->step, i, kernel, op, layer);
+}
+
+/* ---- digests ------------------------------------------------------------------------------------------------------
+ */
+
+static size_t jobs_bytes(const struct cuda_stepper *t) {
+    return ((size_t)t->n_jobs * sizeof(struct cuda_digest_job) + 255) / 256 * 256;
+}
+
+static void add_span(struct cuda_stepper *t, const void *offset, enum fwd_dtype dtype, int64_t n) {
+    if ((uintptr_t)offset == ABSENT)
+        return;
+    size_t n_words = fwd_dtype_row_bytes(dtype, n) / 4;
+    struct span *s = &t->spans[t->n_spans++];
+    *s = (struct span){.offset = (uintptr_t)offset - 256,
+                       .n_words = n_words,
+                       .first_job = t->n_jobs,
+                       .n_jobs = (int)((n_words + FWD_DIGEST_CHUNK - 1) / FWD_DIGEST_CHUNK),
+                       .is_f32 = dtype == FWD_F32};
+    t->n_jobs += s->n_jobs;
+}
+
+/* One format where layers of a model ask for either: the digest then needs the layer's own. */
+static enum fwd_dtype act_of(const struct cuda_matrix *m) {
+    return m->dev.act;
+}
+
+/* Spans of a layer; a quantised tap whose format differs from layer to layer is taken as the first layer's, and the
+ * other layers' digests of it are left out (digest_of). */
+static void list_spans(const struct fwd_session *s, struct cuda_stepper *t) {
+    const struct fwd_config *c = &s->model->config;
+    const struct cuda_step_taps *o = &t->offsets;
+    const struct cuda_layer *l = &s->layers[0];
+    int64_t heads = (int64_t)c->n_head * c->head_dim, kv = (int64_t)c->n_kv_head * c->head_dim, e = c->n_embd;
+    const void *rows[] = {o->attn_norm, o->attn_out, o->ffn_inp, o->ffn_norm, o->ffn_out, o->l_out, o->result_norm};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        add_span(t, rows[i], FWD_F32, e);
+    add_span(t, o->q, FWD_F32, heads);
+    add_span(t, o->q_rope, FWD_F32, heads);
+    add_span(t, o->heads, FWD_F32, heads);
+    add_span(t, o->k, FWD_F32, kv);
+    add_span(t, o->k_rope, FWD_F32, kv);
+    add_span(t, o->v, FWD_F32, kv);
+    add_span(t, o->gate, FWD_F32, c->n_ff);
+    add_span(t, o->up, FWD_F32, c->n_ff);
+    add_span(t, o->swiglu, FWD_F32, c->n_ff);
+    add_span(t, o->attn_norm_q8_k, FWD_Q8_K, e);
+    add_span(t, o->attn_norm_q8_32, FWD_Q8_32, e);
+    add_span(t, o->ffn_norm_q8_k, FWD_Q8_K, e);
+    add_span(t, o->ffn_norm_q8_32, FWD_Q8_32, e);
+    add_span(t, o->heads_q8, act_of(&l->wo), heads);
+    add_span(t, o->swiglu_q8, act_of(&l->down), c->n_ff);
+    add_span(t, o->result_q8, act_of(&s->output), e);
+}
+
+static void fill_jobs(struct cuda_digest_job *jobs, const void *data, size_t n_words, bool is_f32) {
+    for (size_t first = 0; first < n_words; first += FWD_DIGEST_CHUNK) {
+        size_t left = n_words - first;
+        jobs[first / FWD_DIGEST_CHUNK] =
+            (struct cuda_digest_job){.words = (const uint32_t *)data + first,
+                                     .first = first,
+                                     .n = (uint32_t)(left < FWD_DIGEST_CHUNK ? left : FWD_DIGEST_CHUNK),
+                                     .is_f32 = is_f32};
+    }
+}
+
+static enum fwd_status prepare_digests(struct fwd_session *s, struct fwd_error *err) {
+    enum { MOST_SPANS = 32 };
+    struct cuda_stepper *t = s->stepper;
+    int n_slabs = s->model->config.n_layer + 1;
+    void *p;
+    if (t->spans)
+        return FWD_OK;
+    t->spans = fwd_calloc(MOST_SPANS, sizeof *t->spans);
+    FWD_FAIL_IF(!t->spans, FWD_ENOMEM, err, "%s: no memory for digests", s->kind->name);
+    list_spans(s, t);
+    size_t n_vocab = (size_t)s->model->config.n_vocab;
+    int per_slab = t->n_jobs, at_logits = per_slab * n_slabs;
+    t->jobs_per_slab = per_slab;
+    t->n_jobs = at_logits + (int)((n_vocab + FWD_DIGEST_CHUNK - 1) / FWD_DIGEST_CHUNK);
+    struct cuda_digest_job *jobs = fwd_calloc((size_t)t->n_jobs, sizeof *jobs);
+    FWD_FAIL_IF(!jobs, FWD_ENOMEM, err, "%s: no memory for digests", s->kind->name);
+    for (int i = 0; i < n_slabs; i++)
+        for (int j = 0; j < t->n_spans; j++) {
+            const struct span *span = &t->spans[j];
+            const uint8_t *at_span = t->slab + (size_t)i * t->slab_bytes + span->offset;
+            fill_jobs(jobs + i * per_slab + span->first_job, at_span, span->n_words, span->is_f32);
+        }
+    fill_jobs(jobs + at_logits, s->buf.logits, n_vocab, true);
+    enum fwd_status rc =
+        cuda_alloc(&t->digest_memory, jobs_bytes(t) + (size_t)t->n_jobs * sizeof(struct fwd_digest), "digests", err);
+    if (rc == FWD_OK)
+        rc = cuda_status(cudaMemcpy(t->digest_memory, jobs, (size_t)t->n_jobs * sizeof *jobs, cudaMemcpyHostToDevice),
+                         "digests", err);
+    if (rc == FWD_OK)
+        rc = cuda_alloc_host(&p, (size_t)t->n_jobs * sizeof(struct fwd_digest), "digests", err);
+    if (rc == FWD_OK)
+        t->chunks_host = p;
+    fwd_free(jobs);
+    return rc;
+}
+
+/* False: no digest was made of that place in that format. */
+static bool digest_of(const struct cuda_stepper *t, int slab, size_t offset, size_t n_words, struct fwd_digest *out) {
+    for (int j = 0; j < t->n_spans; j++) {
+        const struct span *span = &t->spans[j];
+        if (span->offset != offset || span->n_words != n_words)
+            continue;
+        *out = (struct fwd_digest){0};
+        for (int k = 0; k < span->n_jobs; k++)
+            fwd_digest_add(out, &t->chunks_host[slab * t->jobs_per_slab + span->first_job + k]);
+        return true;
+    }
+    return false;
 }
 
 /* ---- launches -----------------------------------------------------------------------------------------------------
@@ -328,7 +459,8 @@ static enum fwd_status enqueue(struct fwd_session *s, unsigned form, struct fwd_
     FWD_TRY(cuda_status(cudaMemcpyAsync(t->state, &t->io->state, sizeof t->io->state, cudaMemcpyHostToDevice, stream),
                         "a step", err));
     cuda_embed(stream, s->model->tok_embd.type, s->embedding, c->n_embd, &t->state->token, 1, s->buf.x);
-    if (form & WITH_TAPS) /* x is overwritten as the step goes on: its first value is the head slab's l_out */
+    if (form &
+        (WITH_TAPS | WITH_DIGESTS)) /* x is overwritten as the step goes on: its first value is the head slab's l_out */
         FWD_TRY(
             cuda_status(cudaMemcpyAsync(at(t->slab + (size_t)c->n_layer * t->slab_bytes, t->offsets.l_out), s->buf.x,
                                         (size_t)c->n_embd * sizeof(float), cudaMemcpyDeviceToDevice, stream),
@@ -346,6 +478,14 @@ static enum fwd_status enqueue(struct fwd_session *s, unsigned form, struct fwd_
         FWD_TRY(cuda_status(cudaMemcpyAsync(t->logits_host, s->buf.logits, (size_t)c->n_vocab * sizeof(float),
                                             cudaMemcpyDeviceToHost, stream),
                             "logits", err));
+    if (form & WITH_DIGESTS) {
+        const struct cuda_digest_job *jobs = t->digest_memory;
+        struct fwd_digest *chunks = (struct fwd_digest *)(void *)((uint8_t *)t->digest_memory + jobs_bytes(t));
+        cuda_digest(stream, jobs, t->n_jobs, chunks);
+        FWD_TRY(cuda_status(
+            cudaMemcpyAsync(t->chunks_host, chunks, (size_t)t->n_jobs * sizeof *chunks, cudaMemcpyDeviceToHost, stream),
+            "digests", err));
+    }
     if (form & WITH_TAPS) {
         FWD_TRY(cuda_status(cudaEventRecord(t->joined, s->device.copy), "a step", err));
         FWD_TRY(cuda_status(cudaStreamWaitEvent(stream, t->joined, 0), "a step", err));
@@ -386,9 +526,38 @@ struct giver {
     int layer;
 };
 
+static struct fwd_digest logits_digest(const struct fwd_session *s) {
+    const struct cuda_stepper *t = s->stepper;
+    struct fwd_digest sum = {0};
+    for (int i = t->jobs_per_slab * (s->model->config.n_layer + 1); i < t->n_jobs; i++)
+        fwd_digest_add(&sum, &t->chunks_host[i]);
+    return sum;
+}
+
+/* data: where the tap would lie in the host's copy of the slabs (of which there is none). */
+static enum fwd_status give_digest(const struct giver *g, enum fwd_op op, const void *data, enum fwd_dtype dtype,
+                                   int64_t n) {
+    const struct cuda_stepper *t = g->s->stepper;
+    size_t offset = (size_t)((const uint8_t *)data - t->slab);
+    struct fwd_digest digest;
+    struct fwd_view v = cuda_view(g->s, g->args, op, g->layer, g->args->pos0, 1, NULL, dtype, n);
+    if (op == FWD_OP_RESULT_OUTPUT)
+        digest = logits_digest(g->s);
+    else if (!digest_of(t, (int)(offset / t->slab_bytes), offset % t->slab_bytes, fwd_dtype_row_bytes(dtype, n) / 4,
+                        &digest))
+        return FWD_OK;
+    v.device = 0;
+    v.stream = NULL;
+    FWD_FAIL_IF(g->args->digest(g->args->digest_ud, &v, &digest) != 0, FWD_ESTOPPED, g->err,
+                "%s: the digest stopped the run at %s, layer %d", g->s->kind->name, fwd_op_name(op), g->layer);
+    return FWD_OK;
+}
+
 static enum fwd_status give(const struct giver *g, enum fwd_op op, const void *data, enum fwd_dtype dtype, int64_t n) {
     if (!data)
         return FWD_OK;
+    if (g->args->digest)
+        return give_digest(g, op, data, dtype, n);
     struct fwd_view v = cuda_view(g->s, g->args, op, g->layer, g->args->pos0, 1, (void *)(uintptr_t)data, dtype, n);
     v.device = 0;
     v.stream = NULL;
@@ -400,6 +569,8 @@ static enum fwd_status give(const struct giver *g, enum fwd_op op, const void *d
 /* Rows 0 .. pos of one part of a layer, in the host copy of the whole slot. */
 static enum fwd_status give_cache(const struct giver *g, enum fwd_op op) {
     const struct fwd_session *s = g->s;
+    if (g->args->digest)
+        return FWD_OK;
     int64_t n_rows = g->args->pos0 + 1, head = n_rows * s->kv_row, n_kv = s->model->config.n_kv_head;
     struct fwd_view v = cuda_cache_view(s, g->args, op, g->layer, (int)n_rows);
     v.data = s->stepper->kv_host + (2 * g->layer + (op == FWD_OP_V_CACHE)) * n_kv * head;
@@ -410,6 +581,11 @@ static enum fwd_status give_cache(const struct giver *g, enum fwd_op op) {
     FWD_FAIL_IF(g->args->tap(g->args->tap_ud, &v) != 0, FWD_ESTOPPED, g->err,
                 "%s: the tap stopped the run at %s, layer %d", s->kind->name, fwd_op_name(op), g->layer);
     return FWD_OK;
+}
+
+/* Digests are looked up by where a tap lies on the device; taps lie in the host's copy. */
+static uint8_t *slabs(const struct giver *g) {
+    return g->args->digest ? g->s->stepper->slab : g->s->stepper->slab_host;
 }
 
 static bool any_act(const struct cuda_matrix *const *m, int n, enum fwd_dtype act) {
@@ -431,7 +607,7 @@ static enum fwd_status give_layer(struct giver *g, int layer) {
     const struct cuda_stepper *t = g->s->stepper;
     const struct fwd_config *c = &g->s->model->config;
     const struct cuda_layer *l = &g->s->layers[layer];
-    struct cuda_step_taps p = taps_in(t, t->slab_host + (size_t)layer * t->slab_bytes);
+    struct cuda_step_taps p = taps_in(t, slabs(g) + (size_t)layer * t->slab_bytes);
     int64_t heads = (int64_t)c->n_head * c->head_dim, kv = (int64_t)c->n_kv_head * c->head_dim, e = c->n_embd;
     const struct cuda_matrix *in[] = {&l->wq, &l->wk, &l->wv}, *o[] = {&l->wo}, *mid[] = {&l->gate, &l->up},
                              *down[] = {&l->down};
@@ -464,7 +640,7 @@ static enum fwd_status give_all(struct fwd_session *s, const struct fwd_run_args
     const struct cuda_stepper *t = s->stepper;
     const struct fwd_config *c = &s->model->config;
     struct giver g = {.s = s, .args = args, .err = err, .layer = -1};
-    struct cuda_step_taps p = taps_in(t, t->slab_host + (size_t)c->n_layer * t->slab_bytes);
+    struct cuda_step_taps p = taps_in(t, slabs(&g) + (size_t)c->n_layer * t->slab_bytes);
     FWD_TRY(give(&g, FWD_OP_INP_EMBD, p.l_out, FWD_F32, c->n_embd));
     for (int i = 0; i < c->n_layer; i++)
         FWD_TRY(give_layer(&g, i));
@@ -474,7 +650,7 @@ static enum fwd_status give_all(struct fwd_session *s, const struct fwd_run_args
     g.layer = -1;
     FWD_TRY(give(&g, FWD_OP_RESULT_NORM, p.result_norm, FWD_F32, c->n_embd));
     FWD_TRY(give_quantised(&g, FWD_OP_RESULT_NORM_Q8, output, 1, p.result_q8, p.result_q8, c->n_embd));
-    return give(&g, FWD_OP_RESULT_OUTPUT, t->logits_host, FWD_F32, c->n_vocab);
+    return give(&g, FWD_OP_RESULT_OUTPUT, args->digest ? (const void *)t->slab : t->logits_host, FWD_F32, c->n_vocab);
 }
 
 /* Host room for what this call hands out. */
@@ -523,11 +699,13 @@ enum fwd_status cuda_stepper_run(struct fwd_session *s, const struct fwd_run_arg
     struct cuda_stepper *t = s->stepper;
     bool wanted = args->want_logits ? args->want_logits[0] != 0 : true;
     head = head && wanted;
-    unsigned form = (args->tap ? WITH_TAPS : 0u) | (head ? WITH_HEAD : 0u) |
+    unsigned form = (args->tap ? WITH_TAPS : 0u) | (args->digest ? WITH_DIGESTS : 0u) | (head ? WITH_HEAD : 0u) |
                     (head && (args->logits || args->tap) ? WITH_LOGITS : 0u);
     FWD_TRY(make_room(s, args, form, err));
+    if (args->digest)
+        FWD_TRY(prepare_digests(s, err));
     t->io->state = (struct cuda_step_state){
-        .pos = args->pos0, .slot = args->seq, .taps = args->tap != NULL, .token = args->tokens[0]};
+        .pos = args->pos0, .slot = args->seq, .taps = args->tap || args->digest, .token = args->tokens[0]};
     FWD_TRY(launch(s, form, err));
     if (args->tap)
         FWD_TRY(fetch_cache(s, args, err));
@@ -536,7 +714,7 @@ enum fwd_status cuda_stepper_run(struct fwd_session *s, const struct fwd_run_arg
         args->argmax[0] = t->io->argmax;
     if (head && args->logits)
         memcpy(args->logits, t->logits_host, (size_t)s->model->config.n_vocab * sizeof(float));
-    return args->tap ? give_all(s, args, head, err) : FWD_OK;
+    return args->tap || args->digest ? give_all(s, args, head, err) : FWD_OK;
 }
 
 bool cuda_stepper_has_head(const struct fwd_session *s) {

@@ -268,6 +268,7 @@ static enum fwd_status check_args(const struct fwd_session *s, const struct fwd_
                     (long long)s->model->config.n_vocab - 1);
         any |= is_wanted(args, i);
     }
+    FWD_FAIL_IF(args->digest, FWD_EUNSUPPORTED, err, "q4k-cpu: got digest, expected NULL: it hands out taps");
     FWD_FAIL_IF(args->argmax, FWD_EUNSUPPORTED, err, "q4k-cpu: got argmax, expected NULL: it hands out logits");
     FWD_FAIL_IF(any && !args->logits, FWD_EINPUT, err, "q4k-cpu: logits are wanted and their place is NULL");
     return FWD_OK;

@@ -221,6 +221,7 @@ static enum fwd_status check_args(const struct fwd_session *s, const struct fwd_
     const struct fwd_config *c = &s->model->config;
     FWD_FAIL_IF(args->size != sizeof *args, FWD_EVERSION, err, "run: arguments of %u bytes, expected %zu", args->size,
                 sizeof *args);
+    FWD_FAIL_IF(args->digest, FWD_EUNSUPPORTED, err, "run: got digest, expected NULL: it hands out taps");
     FWD_FAIL_IF(args->argmax, FWD_EUNSUPPORTED, err, "run: got argmax, expected NULL: this path hands out logits");
     FWD_FAIL_IF(args->seq < 0 || args->seq >= s->n_seq, FWD_ERANGE, err, "run: sequence slot %d, expected 0 to %d",
                 args->seq, s->n_seq - 1);
