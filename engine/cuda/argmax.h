@@ -9,8 +9,15 @@ extern "C" {
 #endif
 
 struct CUstream_st;
-/* out[m]: the lowest index among the largest of logits[m][0 .. n-1]; NaN never wins; -1 where all are NaN. */
-void cuda_argmax(struct CUstream_st *stream, const float *logits, int64_t n, int n_rows, int32_t *out);
+/* Of one row, while its blocks are at work; zeros before and after. */
+struct cuda_argmax_row {
+    unsigned long long key;
+    uint32_t n_done, unused;
+};
+/* out[m]: the lowest index among the largest of logits[m][0 .. n-1]; NaN never wins; -1 where all are NaN. out may be
+ * page-locked host memory. rows: device, [n_rows], zeros before the first call. */
+void cuda_argmax(struct CUstream_st *stream, const float *logits, int64_t n, int n_rows, struct cuda_argmax_row *rows,
+                 int32_t *out);
 
 #ifdef __cplusplus
 }

@@ -165,6 +165,7 @@ static void lay_out(struct fwd_session *s, struct cuda_layout *l) {
     struct cuda_buffers *b = &s->buf;
     b->ids = cuda_take(l, n, sizeof *b->ids);
     b->argmax = cuda_take(l, CUDA_HEAD_ROWS, sizeof *b->argmax);
+    b->argmax_rows = cuda_take(l, CUDA_HEAD_ROWS, sizeof *b->argmax_rows);
     b->x = cuda_take(l, n * embd, f);
     b->norm = cuda_take(l, n * embd, f);
     b->q = cuda_take(l, n * heads, f);
@@ -229,6 +230,7 @@ static enum fwd_status allocate(struct fwd_session *s, struct fwd_error *err) {
     s->overrides = fwd_calloc((size_t)FWD_OP_COUNT * (size_t)(s->model->config.n_layer + 1), sizeof *s->overrides);
     FWD_FAIL_IF(!s->n_past || !s->overrides, FWD_ENOMEM, err, "%s: no memory for %d sequences", s->kind->name,
                 s->n_seq);
+    FWD_TRY(cuda_status(cudaMemset(s->buf.argmax_rows, 0, CUDA_HEAD_ROWS * sizeof *s->buf.argmax_rows), what, err));
     return send_rope_table(s, err);
 }
 

@@ -2,8 +2,6 @@
  * an overridden op gets its values from the host. A single token without overrides takes the fused step instead. */
 #include "paths/cuda_session.h"
 
-#include "cuda/argmax.h"
-
 #include <cuda_runtime_api.h>
 #include <math.h>
 
@@ -335,7 +333,7 @@ static enum fwd_status run_head(const struct run *whole, const struct fwd_view *
     int64_t n = out.ne[0];
     cudaStream_t stream = s->device.compute;
     if (whole->args->argmax) {
-        cuda_argmax(stream, out.data, n, n_pos, s->buf.argmax);
+        cuda_argmax(stream, out.data, n, n_pos, s->buf.argmax_rows, s->buf.argmax);
         FWD_TRY(cuda_status(cudaMemcpyAsync(whole->args->argmax + first, s->buf.argmax, (size_t)n_pos * sizeof(int32_t),
                                             cudaMemcpyDeviceToHost, stream),
                             "argmax", part.err));

@@ -12,6 +12,7 @@
 
 #include "engine.h"
 
+#include "cuda/argmax.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/kernels_tc.h"
@@ -46,8 +47,9 @@ struct cuda_buffers {
     uint8_t *tap_k, *tap_32;       /* the same in the taps' layout */
     struct cuda_tc_act tc;         /* the same in BF16 or E4M3 */
     float *tc_tap;
-    float *logits;   /* [n_head_rows][n_vocab] */
-    int32_t *argmax; /* [n_head_rows] */
+    float *logits;                       /* [n_head_rows][n_vocab] */
+    int32_t *argmax;                     /* [n_head_rows] */
+    struct cuda_argmax_row *argmax_rows; /* [n_head_rows], zeros between calls */
     void *attention;
 };
 

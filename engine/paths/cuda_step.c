@@ -4,7 +4,6 @@
  * beside the next layer. */
 #include "paths/cuda_session.h"
 
-#include "cuda/argmax.h"
 #include "cuda/digest.h"
 
 #include <cuda_runtime_api.h>
@@ -469,10 +468,7 @@ static enum fwd_status enqueue(struct fwd_session *s, unsigned form, struct fwd_
     if ((form & WITH_TAPS) && !(form & WITH_HEAD))
         fork_copy(s, c->n_layer, stream);
     if (form & WITH_HEAD) {
-        cuda_argmax(stream, s->buf.logits, c->n_vocab, 1, s->buf.argmax);
-        FWD_TRY(cuda_status(
-            cudaMemcpyAsync(&t->io->argmax, s->buf.argmax, sizeof t->io->argmax, cudaMemcpyDeviceToHost, stream),
-            "argmax", err));
+        cuda_argmax(stream, s->buf.logits, c->n_vocab, 1, s->buf.argmax_rows, &t->io->argmax);
     }
     if (form & WITH_LOGITS)
         FWD_TRY(cuda_status(cudaMemcpyAsync(t->logits_host, s->buf.logits, (size_t)c->n_vocab * sizeof(float),
