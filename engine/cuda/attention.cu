@@ -1,0 +1,420 @@
+/* engine/cuda/attention.cu: causal attention in the arithmetic of ops/attention/attention.h.
+ *
+ * A block serves one KV head and ROWS rows: a row is a query head (one that reads this KV head) at a position, heads
+ * fastest, so that neighbouring rows read the same keys. Segment by segment: scores of all rows into shared memory, K
+ * passing through in chunks; probabilities in their place; weighted values in registers, V passing through.
+ *   few rows    a block a segment as well; (max, sum, values) go to the scratch, and join_segments adds them in order
+ *   many rows   a block walks its segments in order and joins them itself */
+#include "cuda/expf.cuh"
+#include "cuda/half.cuh"
+#include "cuda/kernels.h"
+
+#include <climits>
+#include <cuda_runtime.h>
+
+enum { THREADS = 256, SEGMENT = 256, LANES = 16 };
+enum { P_STRIDE = SEGMENT + 16 };       /* two rows a warp: 16 banks apart */
+static const int64_t SPLIT_ROWS = 4096; /* positions * heads up to which segments get blocks of their own */
+
+/* What the kernels need, worked out by the host. */
+struct plan {
+    struct cuda_attention a;
+    int n_segments;  /* of the last position */
+    int padded;      /* head_dim rounded up to 16 */
+    int stride;      /* floats from row to row of Q, K and V in shared memory: 16 mod 32 */
+    int chunk;       /* keys in shared memory at a time, a multiple of 32 that divides 256 */
+    bool vectors;    /* K and V rows can be read 4 values at a time */
+    bool split;      /* a block a segment */
+    float *part_o;   /* [n_pos][n_head][n_segments][head_dim] */
+    float2 *part_ml; /* [n_pos][n_head][n_segments]: max, sum */
+};
+
+/* A row of the block, in shared memory. */
+struct row {
+    int head, pos; /* head -1: there is none */
+    int n_keys;
+    int n;              /* of these in the segment at hand */
+    float max, sum;     /* of the segments so far */
+    float old_w, new_w; /* a and b of the join */
+};
+
+static __device__ float4 widen4(uint2 h) {
+    return make_float4(cuda_f16_to_f32((uint16_t)h.x), cuda_f16_to_f32((uint16_t)(h.x >> 16)),
+                       cuda_f16_to_f32((uint16_t)h.y), cuda_f16_to_f32((uint16_t)(h.y >> 16)));
+}
+
+/* Keys key0 .. key0 + chunk - 1 into shared memory as F32; rows from n_valid on and columns from head_dim on are 0. */
+static __device__ void load_chunk(const struct plan &p, const struct cuda_kv &kv, int kv_head, int key0, int n_valid,
+                                  float *to) {
+    const uint8_t *from = (const uint8_t *)kv.data + kv_head * kv.stride_head + (int64_t)key0 * kv.stride_row;
+    const int quads = p.padded / 4, head_dim = kv.head_dim;
+    if (p.vectors) {
+#pragma unroll 4
+        for (int i = threadIdx.x; i < p.chunk * quads; i += THREADS) {
+            const int key = i / quads, d = i % quads * 4;
+            float4 v = make_float4(0, 0, 0, 0);
+            if (key < n_valid && d < head_dim) {
+                const uint8_t *at = from + key * kv.stride_row;
+                v = kv.type == FWD_F16 ? widen4(*(const uint2 *)(at + 2 * d)) : *(const float4 *)(at + 4 * d);
+            }
+            *(float4 *)(to + key * p.stride + d) = v;
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < p.chunk * p.padded; i += THREADS) {
+        const int key = i / p.padded, d = i % p.padded;
+        float v = 0.0f;
+        if (key < n_valid && d < head_dim) {
+            const uint8_t *at = from + key * kv.stride_row;
+            v = kv.type == FWD_F16 ? cuda_f16_to_f32(((const uint16_t *)at)[d]) : ((const float *)at)[d];
+        }
+        to[key * p.stride + d] = v;
+    }
+}
+
+static __device__ float4 fma4(float4 a, float4 b, float4 c) {
+    return make_float4(__fmaf_rn(a.x, b.x, c.x), __fmaf_rn(a.y, b.y, c.y), __fmaf_rn(a.z, b.z, c.z),
+                       __fmaf_rn(a.w, b.w, c.w));
+}
+
+static __device__ float4 add4(float4 a, float4 b) {
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+/* Gives away one of two and adds what comes for the other. */
+static __device__ float4 trade4(bool upper, float4 a, float4 b, int far) {
+    const float4 keep = upper ? b : a, give = upper ? a : b;
+    return add4(keep, make_float4(__shfl_xor_sync(~0u, give.x, far), __shfl_xor_sync(~0u, give.y, far),
+                                  __shfl_xor_sync(~0u, give.z, far), __shfl_xor_sync(~0u, give.w, far)));
+}
+
+/* Scores of 4 rows and 32 keys by one warp. Thread (g = lane % 4, k = lane / 4) fuses the lanes 4g .. 4g + 3 of 4 rows
+ * times the keys k, k + 8, k + 16, k + 24; the tree (l, l+8), (l, l+4) is a trade between the four g, of which g keeps
+ * key k + 8g; (l, l+2), (l, l+1) are its own. */
+static __device__ void score_tile(const struct plan &p, const float *q, const float *k, float *out) {
+    const int lane = threadIdx.x % 32, g = lane % 4;
+    q += 4 * g;
+    k += lane / 4 * p.stride + 4 * g;
+    float4 sum[4][4]; /* [key][row] */
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+            sum[i][r] = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int d = 0; d < p.padded; d += LANES) {
+        float4 key[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            key[i] = *(const float4 *)(k + 8 * i * p.stride + d);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float4 query = *(const float4 *)(q + r * p.stride + d);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                sum[i][r] = fma4(query, key[i], sum[i][r]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        const float4 low = trade4(g & 2, sum[0][r], sum[2][r], 2), high = trade4(g & 2, sum[1][r], sum[3][r], 2);
+        const float4 mine = trade4(g & 1, low, high, 1);
+        out[r * P_STRIDE + lane / 4 + 8 * g] = ((mine.x + mine.z) + (mine.y + mine.w)) * p.a.scale;
+    }
+}
+
+/* Scores of a row to probabilities, in place, by 16 threads; the row's state joins the segment. */
+static __device__ void finish_row(struct row *row, float *p, bool first, float2 *out) {
+    const int l = threadIdx.x % LANES, n = row->n;
+    const unsigned mask = 0xffffu << (threadIdx.x % 32 / LANES * LANES);
+    if (n <= 0) /* the same for the 16 */
+        return;
+    float v[SEGMENT / LANES], max = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < SEGMENT / LANES; i++) {
+        v[i] = l + LANES * i < n ? p[l + LANES * i] : -INFINITY;
+        max = v[i] > max ? v[i] : max;
+    }
+    for (int far = LANES / 2; far > 0; far /= 2) {
+        const float other = __shfl_xor_sync(mask, max, far);
+        max = other > max ? other : max;
+    }
+#pragma unroll
+    for (int i = 0; i < SEGMENT / LANES; i++)
+        if (l + LANES * i < n) {
+            v[i] = cuda_expf(v[i] - max);
+            sum += v[i];
+            p[l + LANES * i] = v[i];
+        }
+    for (int far = LANES / 2; far > 0; far /= 2)
+        sum += __shfl_xor_sync(mask, sum, far);
+    if (l != 0)
+        return;
+    if (out != NULL)
+        *out = make_float2(max, sum);
+    if (first) {
+        row->max = max;
+        row->sum = sum;
+        return;
+    }
+    const float top = max > row->max ? max : row->max;
+    row->old_w = cuda_expf(row->max - top);
+    row->new_w = cuda_expf(max - top);
+    row->sum = __fmaf_rn(row->sum, row->old_w, sum * row->new_w);
+    row->max = top;
+}
+
+/* The weighted values of 4 rows and 4 columns over a chunk that starts at key `base` of the segment; n: the rows' keys
+ * in the segment. */
+static __device__ void add_values(const struct plan &plan, const float *p, const float *v, int base, const int n[4],
+                                  float4 o[4]) {
+    const int least = min(min(n[0], n[1]), min(n[2], n[3])) - base, most = max(max(n[0], n[1]), max(n[2], n[3])) - base;
+    int j = 0;
+    p += base;
+#pragma unroll 2
+    for (; j + 4 <= plan.chunk && j + 4 <= least; j += 4) {
+        float4 w[4];
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+            w[r] = *(const float4 *)(p + r * P_STRIDE + j);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float4 value = *(const float4 *)(v + (j + i) * plan.stride);
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                const float x = i == 0 ? w[r].x : i == 1 ? w[r].y : i == 2 ? w[r].z : w[r].w;
+                o[r] = fma4(make_float4(x, x, x, x), value, o[r]);
+            }
+        }
+    }
+    for (; j < plan.chunk && j < most; j++) {
+        const float4 value = *(const float4 *)(v + j * plan.stride);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float x = p[r * P_STRIDE + j];
+            if (base + j < n[r])
+                o[r] = fma4(make_float4(x, x, x, x), value, o[r]);
+        }
+    }
+}
+
+static __device__ void store4(float *to, int d, int head_dim, float4 v) {
+    if (d < head_dim)
+        to[d] = v.x;
+    if (d + 1 < head_dim)
+        to[d + 1] = v.y;
+    if (d + 2 < head_dim)
+        to[d + 2] = v.z;
+    if (d + 3 < head_dim)
+        to[d + 3] = v.w;
+}
+
+/* Which heads read kv_head, then which of them row r of the tile is, and at which position. */
+static __device__ int find_rows(const struct plan &p, int kv_head, int row0, int n_rows, struct row *rows) {
+    __shared__ int n_heads;
+    __shared__ int heads[THREADS];
+    if (threadIdx.x == 0)
+        n_heads = 0;
+    __syncthreads();
+    for (int h = threadIdx.x; h < p.a.n_head; h += THREADS) {
+        if (p.a.kv_head_of[h] != kv_head)
+            continue;
+        int rank = 0;
+        for (int before = 0; before < h; before++)
+            rank += p.a.kv_head_of[before] == kv_head;
+        if (rank < THREADS)
+            heads[rank] = h;
+        atomicAdd(&n_heads, 1);
+    }
+    __syncthreads();
+    const int r = threadIdx.x, group = min(n_heads, (int)THREADS);
+    if (r < n_rows) {
+        const int at = row0 + r, i = group > 0 ? at / group : p.a.n_pos;
+        const bool is = i < p.a.n_pos;
+        rows[r].head = is ? heads[at % group] : -1;
+        rows[r].pos = is ? i : -1;
+        rows[r].n_keys = is ? p.a.pos0 + i + 1 : 0;
+    }
+    __syncthreads();
+    return group * p.a.n_pos;
+}
+
+template <int ROWS> static __device__ void load_queries(const struct plan &p, const struct row *rows, float *q) {
+    for (int i = threadIdx.x; i < ROWS * p.padded; i += THREADS) {
+        const int r = i / p.padded, d = i % p.padded;
+        const bool is = rows[r].head >= 0 && d < p.a.k.head_dim;
+        q[r * p.stride + d] =
+            is ? p.a.q[((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * p.a.k.head_dim + d] : 0.0f;
+    }
+}
+
+/* One segment of a tile of rows: o gets the weighted values of the thread's 4 rows (rg) and 4 columns (d), if it has
+ * any (has_values). The shared arrays are free again when it returns, but for the rows' state. */
+template <int ROWS>
+static __device__ void run_segment(const struct plan &p, int kv_head, int segment, struct row *rows, const float *q,
+                                   float *kv, float *prob, bool has_values, int rg, int d, float4 o[4]) {
+    const int key0 = segment * SEGMENT;
+    int n_most = 0;
+    if (threadIdx.x < ROWS)
+        rows[threadIdx.x].n = min(rows[threadIdx.x].n_keys - key0, (int)SEGMENT);
+    __syncthreads();
+    for (int r = 0; r < ROWS; r++)
+        n_most = max(n_most, rows[r].n);
+    for (int base = 0; base < n_most; base += p.chunk) {
+        load_chunk(p, p.a.k, kv_head, key0 + base, n_most - base, kv);
+        __syncthreads();
+        for (int tile = threadIdx.x / 32; tile < ROWS / 4 * (p.chunk / 32); tile += THREADS / 32) {
+            const int row = tile % (ROWS / 4) * 4, key = tile / (ROWS / 4) * 32;
+            if (base + key < n_most)
+                score_tile(p, q + row * p.stride, kv + key * p.stride, prob + row * P_STRIDE + base + key);
+        }
+        __syncthreads();
+    }
+    for (int r = threadIdx.x / LANES; r < ROWS; r += THREADS / LANES) {
+        const int64_t at = ((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * p.n_segments + segment;
+        finish_row(&rows[r], prob + r * P_STRIDE, p.split || segment == 0,
+                   p.split && rows[r].head >= 0 ? p.part_ml + at : NULL);
+    }
+    for (int r = 0; r < 4; r++)
+        o[r] = make_float4(0, 0, 0, 0);
+    const int n[4] = {rows[rg].n, rows[rg + 1].n, rows[rg + 2].n, rows[rg + 3].n};
+    for (int base = 0; base < n_most; base += p.chunk) {
+        load_chunk(p, p.a.v, kv_head, key0 + base, n_most - base, kv);
+        __syncthreads();
+        if (has_values)
+            add_values(p, prob + rg * P_STRIDE, kv + d, base, n, o);
+        __syncthreads();
+    }
+}
+
+/* A thread's 4 rows of a finished segment: to the scratch, or joined to the segments before. */
+static __device__ void keep_segment(const struct plan &p, int segment, const struct row rows[4], int d,
+                                    const float4 o[4], float4 total[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        if (rows[r].n <= 0)
+            continue;
+        const float a = rows[r].old_w, b = rows[r].new_w;
+        const int64_t at = ((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * p.n_segments + segment;
+        if (p.split)
+            store4(p.part_o + at * p.a.k.head_dim, d, p.a.k.head_dim, o[r]);
+        else if (segment == 0)
+            total[r] = o[r];
+        else
+            total[r] =
+                fma4(total[r], make_float4(a, a, a, a), make_float4(o[r].x * b, o[r].y * b, o[r].z * b, o[r].w * b));
+    }
+}
+
+static __device__ void store_rows(const struct plan &p, const struct row rows[4], int d, const float4 total[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        if (rows[r].head < 0)
+            continue;
+        const float sum = rows[r].sum;
+        const float4 t = total[r];
+        store4(p.a.o + ((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * p.a.k.head_dim, d, p.a.k.head_dim,
+               make_float4(__fdiv_rn(t.x, sum), __fdiv_rn(t.y, sum), __fdiv_rn(t.z, sum), __fdiv_rn(t.w, sum)));
+    }
+}
+
+template <int ROWS> static __global__ void __launch_bounds__(THREADS, 2) attend(const struct plan p) {
+    extern __shared__ float4 shared[];
+    __shared__ struct row rows[ROWS];
+    float *q = (float *)shared, *kv = q + ROWS * p.stride, *prob = kv + p.chunk * p.stride;
+    const int kv_head = blockIdx.y, columns = p.padded / 4;
+    /* four rows from rg on and four columns from d on are this thread's values */
+    const int rg = (int)threadIdx.x / columns * 4, d = (int)threadIdx.x % columns * 4;
+    const bool has_values = rg < ROWS;
+    int n_rows = INT_MAX; /* not known yet */
+    /* the last rows, which have the most keys, first */
+    for (int tile = (int)(gridDim.x - 1 - blockIdx.x); tile * ROWS < n_rows; tile += (int)gridDim.x) {
+        n_rows = find_rows(p, kv_head, tile * ROWS, ROWS, rows);
+        load_queries<ROWS>(p, rows, q);
+        int most = 0;
+        for (int r = 0; r < ROWS; r++)
+            most = max(most, rows[r].n_keys);
+        const int begin = p.split ? (int)blockIdx.z : 0;
+        const int end = p.split ? min((int)blockIdx.z + 1, p.n_segments) : p.n_segments;
+        float4 total[4], o[4];
+        for (int s = begin; s < end && s * SEGMENT < most; s++) {
+            run_segment<ROWS>(p, kv_head, s, rows, q, kv, prob, has_values, has_values ? rg : 0, d, o);
+            if (has_values)
+                keep_segment(p, s, rows + rg, d, o, total);
+            __syncthreads();
+        }
+        if (has_values && !p.split)
+            store_rows(p, rows + rg, d, total);
+        __syncthreads();
+    }
+}
+
+/* A block a row, a thread a column: the segments' parts in order. */
+static __global__ void join_segments(const struct plan p) {
+    const int64_t row = blockIdx.x;
+    const int head_dim = p.a.k.head_dim, n_keys = p.a.pos0 + (int)(row / p.a.n_head) + 1;
+    const int n = (n_keys + SEGMENT - 1) / SEGMENT;
+    const float2 *ml = p.part_ml + row * p.n_segments;
+    for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
+        const float *part = p.part_o + row * p.n_segments * head_dim + d;
+        float max = ml[0].x, sum = ml[0].y, o = part[0];
+#pragma unroll 4
+        for (int s = 1; s < n; s++) {
+            const float2 next = ml[s];
+            const float top = next.x > max ? next.x : max;
+            const float a = cuda_expf(max - top), b = cuda_expf(next.x - top);
+            sum = __fmaf_rn(sum, a, next.y * b);
+            o = __fmaf_rn(o, a, part[(int64_t)s * head_dim] * b);
+            max = top;
+        }
+        p.a.o[row * head_dim + d] = __fdiv_rn(o, sum);
+    }
+}
+
+static int64_t segments_of(int64_t n_keys) {
+    return (n_keys + SEGMENT - 1) / SEGMENT;
+}
+
+size_t cuda_attention_scratch(int n_head, int head_dim, int n_pos, int n_ctx) {
+    const int64_t rows = (int64_t)n_pos * n_head, most = rows < SPLIT_ROWS ? rows : SPLIT_ROWS;
+    /* max and sum rounded up to where an array may start */
+    return (size_t)(most * segments_of(n_ctx)) * ((size_t)head_dim * sizeof(float) + sizeof(float2)) + 256;
+}
+
+static bool reads_vectors(const struct cuda_kv *kv) {
+    const int64_t bytes = kv->type == FWD_F16 ? 8 : 16;
+    return kv->head_dim % 4 == 0 && kv->stride_head % bytes == 0 && kv->stride_row % bytes == 0 &&
+           (uintptr_t)kv->data % (uintptr_t)bytes == 0;
+}
+
+template <int ROWS> static void launch(struct CUstream_st *stream, const struct plan *p) {
+    const int group = (p->a.n_head + p->a.k.n_kv_head - 1) / p->a.k.n_kv_head;
+    const dim3 grid((unsigned)((p->a.n_pos * group + ROWS - 1) / ROWS), (unsigned)p->a.k.n_kv_head,
+                    (unsigned)(p->split ? p->n_segments : 1));
+    const size_t bytes = ((size_t)(ROWS + p->chunk) * (size_t)p->stride + (size_t)ROWS * P_STRIDE) * sizeof(float);
+    (void)cudaFuncSetAttribute(attend<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    attend<ROWS><<<grid, THREADS, bytes, stream>>>(*p);
+}
+
+void cuda_attention(struct CUstream_st *stream, const struct cuda_attention *a) {
+    struct plan p = {};
+    const int64_t n_rows = (int64_t)a->n_pos * a->n_head;
+    p.a = *a;
+    p.n_segments = (int)segments_of((int64_t)a->pos0 + a->n_pos);
+    p.padded = (a->k.head_dim + LANES - 1) / LANES * LANES;
+    p.stride = p.padded % 32 == 16 ? p.padded : p.padded + 16;
+    p.vectors = reads_vectors(&a->k) && reads_vectors(&a->v);
+    p.split = p.n_segments > 1 && n_rows <= SPLIT_ROWS;
+    p.part_o = (float *)a->scratch;
+    const int64_t o_bytes = n_rows * p.n_segments * a->k.head_dim * (int64_t)sizeof(float);
+    p.part_ml = (float2 *)((uint8_t *)a->scratch + (o_bytes + 255) / 256 * 256);
+    /* Wide heads take small tiles, so that a card with 100 KB of shared memory a block holds them. */
+    const bool small = p.padded > 128 || (int64_t)a->n_pos * a->n_head <= (int64_t)16 * a->k.n_kv_head;
+    p.chunk = small && p.padded <= 128 ? 128 : 64;
+    if (small)
+        launch<8>(stream, &p);
+    else
+        launch<32>(stream, &p);
+    if (p.split)
+        join_segments<<<(unsigned)n_rows, (unsigned)(p.padded < 128 ? p.padded : 128), 0, stream>>>(p);
+}
