@@ -1,10 +1,10 @@
-/* engine/cuda/matmul_q.cuh: the two kernels behind cuda_matmul_q. */
+/* engine/cuda/matmul_q.cuh: the kernels behind cuda_matmul_q. */
 #ifndef ENGINE_CUDA_MATMUL_Q_CUH
 #define ENGINE_CUDA_MATMUL_Q_CUH
 
 #include "cuda/kernels.h"
 
-/* One product's arguments as both kernels read them. */
+/* One product's arguments as every kernel reads them. */
 struct matmul_q_args {
     const uint8_t *tiles;
     const int8_t *q;
@@ -17,7 +17,10 @@ struct matmul_q_args {
     int n_block; /* real blocks of 32 a row */
 };
 
+/* One position. */
 void matmul_q_gemv(struct CUstream_st *stream, uint32_t type, const struct matmul_q_args &a);
+/* Any number of positions; 32: the types with blocks of 32. */
 void matmul_q_gemm(struct CUstream_st *stream, uint32_t type, const struct matmul_q_args &a);
+void matmul_q_gemm32(struct CUstream_st *stream, uint32_t type, const struct matmul_q_args &a);
 
 #endif
