@@ -152,6 +152,8 @@ struct par_report {
     int n_config;
     const struct par_report_pair *variants; /* "matmul_q Q4_K": "avx512 (fastest of ...)" */
     int n_variants;
+    const struct par_report_pair *weights; /* as bound: "blk.0.attn_q.weight": "Q4_K 1536 x 1536, rows16, 0f3a..." */
+    int n_weights;
     const struct par_report_proof *proofs; /* "neutral": "logits 0x.. with taps, 0x.. without: same" ... */
     int n_proofs;
     const struct par_report_pair *receipt; /* build, host, cpu, threads, seconds per part, peak RSS, date */

@@ -262,6 +262,7 @@ char *par_report_json(const struct par_report *r) {
               put_cells(par_put_array(root, "coverage_matrix"), r) &&
               put_pairs(par_put_array(root, "configuration"), r->config, r->n_config) &&
               put_pairs(par_put_array(root, "variants"), r->variants, r->n_variants) &&
+              put_pairs(par_put_array(root, "weights"), r->weights, r->n_weights) &&
               put_proofs(par_put_array(root, "proofs"), r) &&
               put_pairs(par_put_array(root, "receipt"), r->receipt, r->n_receipt) &&
               put_figures(par_put_object(root, "figures"), r);

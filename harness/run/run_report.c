@@ -325,6 +325,10 @@ static void audit_weights(struct par_run *r, struct fwd_session *session) {
         par_run_progress(r, "weights as bound, against the file", n, 0);
         const struct fwd_gguf_tensor *t = fwd_gguf_find(r->o->file, w.name);
         bool same = t && t->type == w.type && t->data && fwd_hash64(t->data, t->n_bytes) == w.checksum;
+        add_pair(r, &r->report->weights, &r->report->n_weights, par_text_printf(r->text, "%s", w.name),
+                 par_text_printf(r->text, "%s %lld x %lld, %s, %016llx%s", fwd_type_name(w.type), (long long)w.n_rows,
+                                 (long long)w.n_cols, w.layout, (unsigned long long)w.checksum,
+                                 same ? "" : ", not the file's"));
         if (t)
             fwd_gguf_drop_pages(r->o->file, t);
         if (!same && !n_differ++)

@@ -11,18 +11,7 @@
 
 #define ULP 0x1p-23
 
-/* The path that makes the ensemble, and what all its runs share. */
-struct ensemble {
-    struct par_run *r;
-    const struct fwd_path *path;
-    struct fwd_session *session;
-    struct par_declared_act act;
-    bool rounds; /* inputs of products are rounded here, the path has no knob for it */
-    int n_runs;
-    double *lifts, *distances; /* [n_runs][n_want] */
-    float *first; /* logits of run 0: the floor is how far the other runs, as correct as it, are from there */
-};
-
+struct ensemble;
 struct nudge {
     const struct ensemble *e;
     const struct par_run *r;
@@ -30,6 +19,20 @@ struct nudge {
     int run;
     enum fwd_status rc;
     struct fwd_error *err;
+};
+
+/* The path that makes the ensemble, and what all its runs share. */
+struct ensemble {
+    struct par_run *r;
+    const struct fwd_path *path;
+    struct fwd_session *session;
+    struct par_declared_act act;
+    bool rounds;      /* inputs of products are rounded here, the path has no knob for it */
+    bool by_override; /* the path's taps cannot be written */
+    struct nudge nudge;
+    int n_runs;
+    double *lifts, *distances; /* [n_runs][n_want] */
+    float *first; /* logits of run 0: the floor is how far the other runs, as correct as it, are from there */
 };
 
 /* A counter-based coin: the same for the same seed, layer, position and index. */
@@ -67,22 +70,36 @@ static void nudge_rows(void *ctx, int thread, int n_threads) {
     }
 }
 
-/* Moves every value of every float tap by one ulp of its row's own scale, up, down or not at all: what rounding in
- * another order may do to an op's result, small values in a row of large ones included. */
-static int nudge_tap(void *ud, const struct fwd_view *view) {
-    struct nudge *n = ud;
+/* Moves every value of a float view by one ulp of its row's own scale, up, down or not at all: what rounding in another
+ * order may do to an op's result, small values in a row of large ones included. Then the rounding that was declared. */
+static enum fwd_status nudge_view(const struct nudge *n, const struct fwd_view *view, struct fwd_error *err) {
     if (view->op == FWD_OP_ATTN_NORM)
         par_run_progress(n->r, "ensemble for the explained spread",
                          (int64_t)n->run * par_spec_config(n->r->spec)->n_layer + view->layer,
                          (int64_t)n->e->n_runs * par_spec_config(n->r->spec)->n_layer);
     if (view->dtype != FWD_F32 || view->op == FWD_OP_K_CACHE || view->op == FWD_OP_V_CACHE ||
         view->op == FWD_OP_RESULT_OUTPUT)
-        return 0;
+        return FWD_OK;
     struct nudge_rows rows = {n, view};
     fwd_pool_run(n->r->pool, nudge_rows, &rows);
-    if (n->e->rounds)
-        n->rc = par_declared_act_round(&n->e->act, view, n->err);
+    return n->e->rounds ? par_declared_act_round(&n->e->act, view, err) : FWD_OK;
+}
+
+static int nudge_tap(void *ud, const struct fwd_view *view) {
+    struct nudge *n = ud;
+    n->rc = nudge_view(n, view, n->err);
     return n->rc != FWD_OK;
+}
+
+/* Where a path does not let taps be written, the ops themselves are overridden: those on the stream and before the
+ * products, so that every product reads nudged values. */
+static const enum fwd_op overridden[] = {FWD_OP_INP_EMBD, FWD_OP_ATTN_NORM,  FWD_OP_KQV_OUT, FWD_OP_FFN_INP,
+                                         FWD_OP_FFN_NORM, FWD_OP_FFN_SWIGLU, FWD_OP_L_OUT,   FWD_OP_RESULT_NORM};
+
+static enum fwd_status nudge_op(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    struct nudge *n = ud;
+    FWD_TRY(call->builtin(call, err));
+    return nudge_view(n, call->out, err);
 }
 
 int par_spread_runs(enum par_depth depth) {
@@ -102,17 +119,21 @@ static double largest_lift(const float *ref, const float *got, int64_t n) {
     return best;
 }
 
-static enum fwd_status one_run(const struct ensemble *e, int run, struct fwd_error *err) {
+static enum fwd_status one_run(struct ensemble *e, int run, struct fwd_error *err) {
     struct par_run *r = e->r;
     int n_runs = e->n_runs;
     double *lifts = e->lifts, *distances = e->distances;
     float *first = e->first;
-    struct nudge nudge = {e, r, mix(0x70617269747931u + (uint64_t)run), run, FWD_OK, err};
-    struct par_drive drive = {
-        .path = e->path, .session = e->session, .schedule = PAR_SCHEDULE_PREFILL, .tap = nudge_tap, .tap_ud = &nudge};
+    struct nudge *nudge = &e->nudge;
+    *nudge = (struct nudge){e, r, mix(0x70617269747931u + (uint64_t)run), run, FWD_OK, err};
+    struct par_drive drive = {.path = e->path,
+                              .session = e->session,
+                              .schedule = PAR_SCHEDULE_PREFILL,
+                              .tap = e->by_override ? NULL : nudge_tap,
+                              .tap_ud = nudge};
     /* The whole sequence in one call: causality makes its rows those of any schedule. */
     enum fwd_status rc = par_drive_run(&drive, r->ids, r->n_ids, r->n_ids, r->want, r->logits_work, err);
-    FWD_TRY(nudge.rc != FWD_OK ? nudge.rc : rc);
+    FWD_TRY(nudge->rc != FWD_OK ? nudge->rc : rc);
     for (int i = 0; i < r->n_want; i++) {
         int64_t at = (int64_t)i * r->n_vocab;
         const float *ref = r->logits_ref + at, *got = r->logits_work + at;
@@ -154,9 +175,6 @@ static bool is_float_path(const struct fwd_path *path, bool on_device) {
     struct fwd_path_info info = {.size = sizeof info};
     struct fwd_error why;
     path->describe(&info);
-    for (int op = 0; op <= FWD_OP_RESULT_NORM; op++) /* the nudges are writes */
-        if (info.taps[op] == FWD_TAP_READ)
-            return false;
     return info.on_device == on_device && !info.quantised && !info.chunks_change_bits && path->probe(&why) == FWD_OK;
 }
 
@@ -187,6 +205,9 @@ static enum fwd_status open_ensemble(struct ensemble *e, const struct fwd_sessio
     if (!e->rounds)
         knobs.act = act;
     FWD_TRY(e->path->open(&e->session, r->o->file, &knobs, err));
+    e->by_override = own.taps[FWD_OP_ATTN_NORM] != FWD_TAP_WRITE;
+    for (size_t i = 0; e->by_override && i < sizeof overridden / sizeof *overridden; i++)
+        FWD_TRY(e->path->override(e->session, overridden[i], -1, nudge_op, &e->nudge, err));
     return par_run_plant_shared(r, e->path, e->session, err);
 }
 
@@ -222,6 +243,11 @@ enum fwd_status par_run_spread(struct par_run *r, const struct fwd_session *cand
                              : fwd_fail(err, FWD_ENOMEM, __FILE__, __LINE__, "run: no memory for the logits of a run");
     if (rc == FWD_OK)
         rc = run_ensemble(&e, err);
+    if (rc == FWD_ETYPE) { /* a rounding that nothing here knows how to make: no spread, and the report says so */
+        par_run_add_proof(r, "the spread is another path's", PAR_UNMEASURED,
+                          par_text_printf(r->text, "not measured: %s", err ? err->message : ""));
+        rc = FWD_OK;
+    }
     if (e.session)
         e.path->close(e.session);
     fwd_free(e.first);
