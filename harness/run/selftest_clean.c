@@ -24,13 +24,21 @@ struct variant {
     enum fwd_head head;
     enum fwd_dtype kv;
     bool few; /* slow: short prompts are enough */
+    bool scribble, no_overlap;
 };
 static const struct variant variants[] = {
-    {false, NULL, 2, FWD_HEAD_QUANT, FWD_F16, false}, {true, NULL, 2, FWD_HEAD_QUANT, FWD_F16, false},
-    {false, NULL, 1, FWD_HEAD_F32, FWD_F16, false},   {false, "avx2", 3, FWD_HEAD_QUANT, FWD_F16, false},
-    {false, NULL, 3, FWD_HEAD_QUANT, FWD_F32, false}, {true, "avx2", 3, FWD_HEAD_QUANT, FWD_F16, false},
-    {false, "avx2", 1, FWD_HEAD_F32, FWD_F32, false}, {false, "ref", 2, FWD_HEAD_QUANT, FWD_F16, true},
-    {true, "ref", 1, FWD_HEAD_QUANT, FWD_F16, true},
+    {false, NULL, 2, FWD_HEAD_QUANT, FWD_F16, false, false, false},
+    {true, NULL, 2, FWD_HEAD_QUANT, FWD_F16, false, false, false},
+    {false, NULL, 1, FWD_HEAD_F32, FWD_F16, false, false, false},
+    {false, "avx2", 3, FWD_HEAD_QUANT, FWD_F16, false, false, false},
+    {false, NULL, 3, FWD_HEAD_QUANT, FWD_F32, false, false, false},
+    {true, "avx2", 3, FWD_HEAD_QUANT, FWD_F16, false, false, false},
+    {false, "avx2", 1, FWD_HEAD_F32, FWD_F32, false, false, false},
+    {false, "ref", 2, FWD_HEAD_QUANT, FWD_F16, true, false, false},
+    {true, "ref", 1, FWD_HEAD_QUANT, FWD_F16, true, false, false},
+    {.n_threads = 2, .kv = FWD_F16, .scribble = true},
+    {.n_threads = 2, .kv = FWD_F16, .no_overlap = true},
+    {.n_threads = 2, .kv = FWD_F32, .head = FWD_HEAD_F32, .scribble = true, .no_overlap = true},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
@@ -104,9 +112,10 @@ static void raise_alarm(struct clean *c, const struct pass_name *n, const struct
     if (out->n_alarms == PAR_SELFTEST_ALARMS)
         return;
     struct par_selftest_alarm *a = &out->alarms[out->n_alarms++];
-    (void)snprintf(a->where, sizeof a->where, "%s%s, %s, %d threads, caps %s, prompt \"%s\": %s", op, n->path,
+    (void)snprintf(a->where, sizeof a->where, "%s%s, %s, %d threads, caps %s%s%s, prompt \"%s\": %s", op, n->path,
                    par_schedule_name(n->schedule), n->variant->n_threads, n->variant->caps ? n->variant->caps : "all",
-                   n->prompt, what);
+                   n->variant->scribble ? ", scribbled" : "", n->variant->no_overlap ? ", no overlap" : "", n->prompt,
+                   what);
 }
 
 static void count_rows(struct clean *c, const struct pass_name *name, const struct par_probe *p) {
@@ -167,14 +176,25 @@ static struct fwd_knobs knobs_of(const struct clean *c, const struct variant *v)
                               .head = v->reference ? FWD_HEAD_QUANT : v->head,
                               .caps = v->caps ? v->caps : c->o->knobs.caps,
                               .force = v->reference ? NULL : c->o->knobs.force};
+    bool cand = !v->reference;
+    knobs.scribble = v->scribble || (cand && c->o->knobs.scribble);
+    knobs.no_overlap = v->no_overlap || (cand && c->o->knobs.no_overlap);
+    knobs.fp8_fast = cand && c->o->knobs.fp8_fast;
     return knobs;
 }
 
-/* A variant is left out where the machine lacks its kernels, or the user asked for others. */
+/* A variant is left out where the machine lacks its kernels, the path knows no such thing (CPU levels on a device,
+ * launches on a CPU), or the user asked for others. */
 static bool is_here(const struct clean *c, const struct variant *v) {
     unsigned detected = fwd_cpu_detect(), mask;
+    struct fwd_path_info info = {.size = sizeof info};
+    (v->reference ? c->o->ref : c->o->cand)->describe(&info);
+    if ((v->scribble && !info.scribbles) || (v->no_overlap && !info.overlaps))
+        return false;
     if (!v->caps)
         return true;
+    if (info.on_device)
+        return false;
     if (c->o->knobs.caps || c->o->quick)
         return false;
     if (!strcmp(v->caps, "avx2") && !(detected & FWD_CPU_AVX512))
