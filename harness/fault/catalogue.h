@@ -17,7 +17,7 @@
 #define CACHES (OP(K_CACHE) | OP(V_CACHE))
 #define Q8_TAPS (OP(ATTN_NORM_Q8) | OP(KQV_OUT_Q8) | OP(FFN_NORM_Q8) | OP(FFN_SWIGLU_Q8) | OP(RESULT_NORM_Q8))
 /* Ops that a launch of a fused step ends with. */
-#define PLANNED (OP(QCUR) | OP(KQV_OUT) | OP(ATTN_OUT) | OP(FFN_UP) | OP(FFN_SWIGLU) | OP(FFN_OUT) | OP(RESULT_OUTPUT))
+#define PLANNED (OP(VCUR) | OP(KQV_OUT) | OP(FFN_INP) | OP(FFN_SWIGLU) | OP(L_OUT) | OP(RESULT_OUTPUT))
 /* Ops whose tap one other op reads. */
 #define TAPPED (OP(QCUR) | OP(KCUR) | OP(VCUR) | OP(QCUR_ROPE) | OP(KCUR_ROPE))
 

@@ -238,7 +238,7 @@ const struct par_fault_row fault_rows_path[] = {
      .museum = "aprender PR 2174, 2175 (451 of 619 nodes)",
      .signature = NULL,
      .ops = PLANNED,
-     .op = FWD_OP_FFN_OUT,
+     .op = FWD_OP_L_OUT,
      .needs = PAR_NEED_CANDIDATE | PAR_NEED_PLAN,
      .plan = FWD_PLAN_SKIP},
     {.name = "plan-grid-short",
@@ -257,7 +257,7 @@ const struct par_fault_row fault_rows_path[] = {
      .signature = NULL,
      .change = PAR_CHANGE_RACE,
      .ops = PLANNED,
-     .op = FWD_OP_ATTN_OUT,
+     .op = FWD_OP_FFN_INP,
      .needs = PAR_NEED_CANDIDATE | PAR_NEED_PLAN | PAR_NEED_LUCK,
      .plan = FWD_PLAN_EARLY},
     /* ---- H3: rotation ---- */

@@ -92,18 +92,33 @@ static enum fwd_status on_cpu(const struct routes *w, struct fwd_error *err) {
 
 /* ---- on a device ---- */
 
+/* Does the report name a kernel that fuses a step? */
+static bool steps_fused(const struct routes *w) {
+    for (int i = 0; i < w->r->report->n_variants; i++)
+        if (!strncmp(w->r->report->variants[i].name, "step", 4))
+            return !strncmp(w->r->report->variants[i].value, "fused", 5);
+    return false;
+}
+
 static enum fwd_status on_device(const struct routes *w, struct fwd_error *err) {
     struct par_run_arm overlap = {
         "overlap",      "H4", "launches in plain order, none before the one before it has ended",
         "--no-overlap", true, true};
     struct par_run_arm fp8 = {"fp8_fast",   "H4",  "E4M3 products summed in the fast, narrow accumulator",
                               "--fp8-fast", false, true};
+    static const struct par_run_arm unfused = {"unfused",          "H4", "a step's ops one by one, not fused",
+                                               "--force step=ops", true, true};
     struct fwd_knobs knobs = w->base;
     if (w->info.overlaps) {
         knobs.no_overlap = !w->base.no_overlap;
         overlap.what = knobs.no_overlap ? overlap.what : "launches that may overlap";
         overlap.option = knobs.no_overlap ? overlap.option : "";
         FWD_TRY(reopened(w->r, &overlap, &knobs, err));
+    }
+    if (!w->base.force && steps_fused(w)) {
+        knobs = w->base;
+        knobs.force = "step=ops";
+        FWD_TRY(reopened(w->r, &unfused, &knobs, err));
     }
     if (w->info.fp8) {
         knobs = w->base;
