@@ -59,11 +59,15 @@ size_t fwd_dtype_row_bytes(enum fwd_dtype dtype, int64_t n_values) {
         return n / 256 * 292;
     case FWD_Q8_32:
         return n / 32 * 40;
+    case FWD_BF16:
+        return n * 2;
+    case FWD_E4M3:
+        return n + 4;
     }
     return 0;
 }
 
 const char *fwd_dtype_name(enum fwd_dtype dtype) {
-    static const char *const names[] = {"F32", "F64", "F16", "I32", "Q8_K", "Q8_32"};
+    static const char *const names[] = {"F32", "F64", "F16", "I32", "Q8_K", "Q8_32", "BF16", "E4M3"};
     return (unsigned)dtype < sizeof names / sizeof *names ? names[dtype] : "unknown";
 }

@@ -54,23 +54,39 @@ enum fwd_dtype {
     FWD_I32 = 3,
     FWD_Q8_K =
         4, /* blocks of 256: { f32 d; i8 q[256]; i16 sum16[16]; } 292 bytes, sum16[j] = q[16j] + .. + q[16j+15] */
-    FWD_Q8_32 = 5 /* blocks of 32:  { f32 d; i32 sum; i8 q[32]; }         40 bytes, sum = q[0] + .. + q[31] */
+    FWD_Q8_32 = 5, /* blocks of 32:  { f32 d; i32 sum; i8 q[32]; }         40 bytes, sum = q[0] + .. + q[31] */
+    FWD_BF16 = 6,
+    FWD_E4M3 = 7 /* a whole row: { f32 d; u8 code[n]; } 4 + n bytes, value = d * code; n a multiple of 4. Code: sign, 4
+                  * bits of exponent (bias 7), 3 of mantissa; no infinity, NaN is 0x7f, the largest 448 */
 };
 size_t fwd_dtype_row_bytes(enum fwd_dtype dtype, int64_t n_values);
 const char *fwd_dtype_name(enum fwd_dtype dtype);
 
 /* ---- declared numerics, as plain data (design: numerics.md, section 1) ------------------------------------------- */
-enum fwd_accumulator { FWD_ACC_F32 = 0, FWD_ACC_F64 = 1, FWD_ACC_EXACT = 2 };
+enum fwd_accumulator {
+    FWD_ACC_F32 = 0,
+    FWD_ACC_F64 = 1,
+    FWD_ACC_EXACT = 2,
+    /* Tensor cores: chain_block exact products and the F32 sum so far are added in one step: each of them cut toward
+     * zero to a multiple of 2^(e - cut_bits), 2^e the power of two in the largest one, and their sum cut to F32. With
+     * `promote`: after so many values the sum so far is added to an F32 total, to the nearest, and begins again. The
+     * whole of K may be split into parts that go on alone; they are joined in F32 in the chain_extra additions. */
+    FWD_ACC_TENSOR = 3
+};
 enum fwd_act_rule {
     FWD_ACT_NONE = 0, /* inputs used as they are */
     FWD_ACT_AMAX127 =
         1, /* per block: d = amax/127 and id = 127/amax (F32 divisions); q = x*id rounded half to even, cut
             * to [-127, 127]; amax < 2^-100: d = 0, q = 0; a block with a NaN or infinity: d = NaN, q = 0 */
-    FWD_ACT_AMAX127_AWAY = 2 /* the same, halves rounded away from zero */
+    FWD_ACT_AMAX127_AWAY = 2, /* the same, halves rounded away from zero */
+    FWD_ACT_NEAREST = 3,      /* to BF16, halves to even, overflow to infinity; every NaN is 0x7fff */
+    FWD_ACT_AMAX448 = 4       /* to E4M3, per row: d = amax/448 and id = 448/amax (F32 divisions); code = x*id to the
+                               * nearest, halves to even, cut to +-448; amax < 2^-100: d = 0, codes 0; a row with a NaN or
+                               * infinity: d = NaN, codes 0 */
 };
 struct fwd_numerics {
     uint32_t size;
-    enum fwd_dtype act;         /* format of the input as the op reads it: F32, F64, F16, Q8_K, Q8_32 */
+    enum fwd_dtype act;         /* format of the input as the op reads it: F32, F64, F16, Q8_K, Q8_32, BF16, E4M3 */
     enum fwd_act_rule act_rule; /* how it was made from the float tap before it */
     enum fwd_accumulator accumulator;
     int chain_block;     /* K values that one step of the longest chain covers: the chain has ... */
@@ -94,6 +110,12 @@ struct fwd_numerics {
     enum fwd_accumulator angle;                            /* RoPE: precision of position * frequency */
     bool dequantised; /* with a Q8 act: the op multiplies d * q, rounded to `store`, by decoded weights; its terms are
                        * single products. Else they are exact integer dots of whole blocks */
+    int cut_bits, promote; /* FWD_ACC_TENSOR */
+    /* What the other operand is rounded to first, F32: nothing. Products: the decoded weight, BF16 or (by the row, rule
+     * FWD_ACT_AMAX448) E4M3. Attention: q, F16; the weights of the keys, made against the largest score so far, are
+     * rounded to the same before they meet the values, and the latter sum is a FWD_ACC_TENSOR one over the keys as the
+     * scores' is over the head's values. */
+    enum fwd_dtype operand;
 };
 
 #endif

@@ -61,6 +61,22 @@ static double block_value(const char *row, int64_t k, int block_values, int bloc
     return (double)d * (double)((const int8_t *)block)[codes_at + k % block_values];
 }
 
+static double bf16_value(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return (double)x;
+}
+
+/* Of a row with its scale in front. */
+static double e4m3_value(const char *row, int64_t k) {
+    float d;
+    memcpy(&d, row, sizeof d);
+    unsigned code = ((const uint8_t *)row)[4 + k], e = code >> 3 & 15, m = code & 7;
+    double magnitude = (code & 0x7f) == 0x7f ? (double)NAN : e ? ldexp(8 + m, (int)e - 10) : ldexp(m, -9);
+    return (double)d * (code & 0x80 ? -magnitude : magnitude);
+}
+
 double fault_get(const struct fwd_view *v, int64_t i, int64_t k) {
     const char *row = fault_row(v, i);
     if (v->dtype == FWD_I32) /* the ids of a call are one row or one column, contiguous either way */
@@ -76,6 +92,10 @@ double fault_get(const struct fwd_view *v, int64_t i, int64_t k) {
         return block_value(row, k, 256, 292, 4);
     case FWD_Q8_32:
         return block_value(row, k, 32, 40, 8);
+    case FWD_BF16:
+        return bf16_value(((const uint16_t *)(const void *)row)[k]);
+    case FWD_E4M3:
+        return e4m3_value(row, k);
     case FWD_I32:
         break;
     }

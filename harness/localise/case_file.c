@@ -12,15 +12,15 @@
 #include <string.h>
 
 /* ---- the declaration, as doubles in this order ------------------------------------------------------------------ */
-enum { N_FIELDS = 22, N_WHOLE = 17 };
-_Static_assert(sizeof(struct fwd_numerics) == 88, "a field that is new in the declaration belongs in this list too");
+enum { N_FIELDS = 25, N_WHOLE = 20 };
+_Static_assert(sizeof(struct fwd_numerics) == 100, "a field that is new in the declaration belongs in this list too");
 static const struct {
     const char *name;
     double max;
 } fields[N_FIELDS] = {
-    {"act", FWD_Q8_32},
-    {"act_rule", FWD_ACT_AMAX127},
-    {"accumulator", FWD_ACC_EXACT},
+    {"act", FWD_E4M3},
+    {"act_rule", FWD_ACT_AMAX448},
+    {"accumulator", FWD_ACC_TENSOR},
     {"chain_block", 1 << 24},
     {"chain_per_block", 1 << 24},
     {"chain_extra", 1 << 24},
@@ -32,9 +32,12 @@ static const struct {
     {"final_roundings", 1 << 24},
     {"fma", 1},
     {"ftz", 1},
-    {"store", FWD_Q8_32},
+    {"store", FWD_E4M3},
     {"angle", FWD_ACC_EXACT},
     {"dequantised", 1},
+    {"cut_bits", 64},
+    {"promote", 1 << 24},
+    {"operand", FWD_E4M3},
     {"exp_ulp", 1e9},
     {"div_ulp", 1e9},
     {"sqrt_ulp", 1e9},
@@ -60,6 +63,9 @@ static void pack_numerics(const struct fwd_numerics *n, double out[N_FIELDS]) {
                                 n->store,
                                 n->angle,
                                 n->dequantised,
+                                n->cut_bits,
+                                n->promote,
+                                n->operand,
                                 (double)n->exp_ulp,
                                 (double)n->div_ulp,
                                 (double)n->sqrt_ulp,
@@ -92,11 +98,14 @@ static enum fwd_status unpack_numerics(struct fwd_numerics *n, const double v[N_
                                .store = (enum fwd_dtype)(int)v[14],
                                .angle = (enum fwd_accumulator)(int)v[15],
                                .dequantised = v[16] > 0,
-                               .exp_ulp = (float)v[17],
-                               .div_ulp = (float)v[18],
-                               .sqrt_ulp = (float)v[19],
-                               .sincos_ulp = (float)v[20],
-                               .pow_ulp = (float)v[21]};
+                               .cut_bits = (int)v[17],
+                               .promote = (int)v[18],
+                               .operand = (enum fwd_dtype)(int)v[19],
+                               .exp_ulp = (float)v[20],
+                               .div_ulp = (float)v[21],
+                               .sqrt_ulp = (float)v[22],
+                               .sincos_ulp = (float)v[23],
+                               .pow_ulp = (float)v[24]};
     return FWD_OK;
 }
 
@@ -310,12 +319,12 @@ static enum fwd_status need_int(const struct par_capture *f, const char *key, in
 
 static enum fwd_status need_dtype(const struct par_capture *f, const char *what, const char *name, enum fwd_dtype *out,
                                   struct fwd_error *err) {
-    for (enum fwd_dtype t = FWD_F32; t <= FWD_Q8_32; t++)
+    for (enum fwd_dtype t = FWD_F32; t <= FWD_E4M3; t++)
         if (!strcmp(fwd_dtype_name(t), name)) {
             *out = t;
             return FWD_OK;
         }
-    FWD_FAIL(FWD_ETYPE, err, "%s: %s has type \"%.40s\", expected F32, F64, F16, I32, Q8_K or Q8_32",
+    FWD_FAIL(FWD_ETYPE, err, "%s: %s has type \"%.40s\", expected F32, F64, F16, I32, Q8_K, Q8_32, BF16 or E4M3",
              par_capture_name(f), what, name);
 }
 

@@ -90,12 +90,12 @@ uint64_t par_numerics_hash(const struct fwd_path *path, const struct fwd_session
             char text[320];
             if (fwd_op_in_layer((enum fwd_op)op) != (layer >= 0) || !path->numerics(s, (enum fwd_op)op, layer, &n))
                 continue;
-            int length =
-                snprintf(text, sizeof text, "%d %d: %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %d %d %d %d %d %d\n",
-                         op, layer, (int)n.act, (int)n.act_rule, (int)n.accumulator, n.chain_block, n.chain_per_block,
-                         n.chain_extra, n.final_roundings, n.fma, n.ftz, (int)n.store, (double)n.exp_ulp,
-                         (double)n.div_ulp, (double)n.sqrt_ulp, (double)n.sincos_ulp, (double)n.pow_ulp, (int)n.angle,
-                         n.term_roundings, n.lanes, n.segment, n.key_lanes, n.key_segment);
+            int length = snprintf(
+                text, sizeof text, "%d %d: %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %d %d %d %d %d %d %d %d %d\n",
+                op, layer, (int)n.act, (int)n.act_rule, (int)n.accumulator, n.chain_block, n.chain_per_block,
+                n.chain_extra, n.final_roundings, n.fma, n.ftz, (int)n.store, (double)n.exp_ulp, (double)n.div_ulp,
+                (double)n.sqrt_ulp, (double)n.sincos_ulp, (double)n.pow_ulp, (int)n.angle, n.term_roundings, n.lanes,
+                n.segment, n.key_lanes, n.key_segment, n.cut_bits, n.promote, (int)n.operand);
             fwd_hash_add(&h, text, (size_t)length);
         }
     return fwd_hash_end(&h);
