@@ -51,8 +51,9 @@ void cuda_tc_finish(struct CUstream_st *stream, const float *scale_w, const floa
 /* Whether the kernel below has this head size (64, 128) and KV type (F16). */
 bool cuda_tc_attention_serves(const struct cuda_attention *a);
 /* Causal attention of a prompt: q rounded to F16, F32 scores, sums and scaling, weights rounded to F16 before they meet
- * the values (tc_attention.cu's head). Wants no scratch. */
+ * the values (tc_attention.cu's head). */
 void cuda_tc_attention(struct CUstream_st *stream, const struct cuda_attention *a);
+size_t cuda_tc_attention_scratch(int n_head, int head_dim, int n_pos, int n_ctx);
 
 /* ---- promises ---------------------------------------------------------------------------------------------------- */
 /* Of the ops above, with scalars and row conversions of kernels.h's arithmetic around them. major: of the card's

@@ -253,6 +253,11 @@ extern "C" bool cuda_tc_attention_serves(const struct cuda_attention *a) {
     return (a->k.head_dim == 64 || a->k.head_dim == 128) && a->k.type == FWD_F16 && a->v.type == FWD_F16;
 }
 
+extern "C" size_t cuda_tc_attention_scratch(int n_head, int head_dim, int n_pos, int n_ctx) {
+    (void)n_head, (void)head_dim, (void)n_pos, (void)n_ctx;
+    return 0;
+}
+
 extern "C" void cuda_tc_attention(struct CUstream_st *stream, const struct cuda_attention *a) {
     struct tile_args t = {};
     t.q = a->q;

@@ -144,7 +144,7 @@ enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *part
                                    .n_pos = n_pos,
                                    .scale = 1.0f / sqrtf((float)c->head_dim),
                                    .scratch = s->buf.attention};
-        if (s->lt && s->kv_type == FWD_F16)
+        if (s->lt && cuda_tc_attention_serves(&a))
             cuda_tc_attention(stream, &a);
         else
             cuda_attention(stream, &a);
