@@ -15,6 +15,9 @@
 #include <cuda_runtime.h>
 #include <stddef.h>
 
+#ifndef STEP_SHARE
+#define STEP_SHARE 2
+#endif
 enum { PER_LAYER = 5, MOST_GROUP = 8, SEGMENT = 256, MOST_SPLITS = 16 };
 enum kind { KIND_QKV, KIND_ATTEND, KIND_O, KIND_GATE_UP, KIND_DOWN, KIND_HEAD };
 
@@ -23,9 +26,12 @@ static const struct {
     const char *name;
     enum fwd_op first, last;
 } kinds[] = {
-    {"step_gemv/qkv", FWD_OP_ATTN_NORM, FWD_OP_VCUR},         {"step_attention", FWD_OP_QCUR_ROPE, FWD_OP_KQV_OUT},
-    {"step_gemv/o", FWD_OP_KQV_OUT_Q8, FWD_OP_FFN_INP},       {"step_gemv/gate_up", FWD_OP_FFN_NORM, FWD_OP_FFN_SWIGLU},
-    {"step_gemv/down", FWD_OP_FFN_SWIGLU_Q8, FWD_OP_L_OUT},   {"step_gemv/head", FWD_OP_RESULT_NORM, FWD_OP_RESULT_OUTPUT},
+    {"step_gemv/qkv", FWD_OP_ATTN_NORM, FWD_OP_VCUR},
+    {"step_attention", FWD_OP_QCUR_ROPE, FWD_OP_KQV_OUT},
+    {"step_gemv/o", FWD_OP_KQV_OUT_Q8, FWD_OP_FFN_INP},
+    {"step_gemv/gate_up", FWD_OP_FFN_NORM, FWD_OP_FFN_SWIGLU},
+    {"step_gemv/down", FWD_OP_FFN_SWIGLU_Q8, FWD_OP_L_OUT},
+    {"step_gemv/head", FWD_OP_RESULT_NORM, FWD_OP_RESULT_OUTPUT},
 };
 
 /* ---- scratch ---- */
@@ -92,14 +98,9 @@ static void add_matrix(struct step_gemv *p, const struct cuda_linear *w, float *
     struct step_mat *m = &p->mat[p->n_mat++];
     int n_units = (int)((w->n_rows + 7) / 8);
     bool paired = p->epilogue == STEP_SWIGLU;
-    *m = (struct step_mat){(const uint8_t *)w->data,
-                           w->bias,
-                           y,
-                           (int)w->type,
-                           (int)fwd_tile_bytes(w->type),
-                           (int)w->n_rows,
-                           paired ? 0 : p->n_units,
-                           tap};
+    *m = (struct step_mat){
+        (const uint8_t *)w->data, w->bias, y, (int)w->type, (int)fwd_tile_bytes(w->type), (int)w->n_rows,
+        paired ? 0 : p->n_units,  tap};
     p->n_units = paired ? n_units : p->n_units + n_units;
 }
 
@@ -119,7 +120,8 @@ static bool fill_gemv(const struct cuda_step *s, enum kind kind, int layer, cons
                       struct step_gemv *p) {
     struct room r = rooms_of(s);
     const struct cuda_step_layer *l = &s->layers[layer < s->n_layer ? layer : 0];
-    const float *x = layer == 0 ? s->x : room_at(s, r.layer_sum);
+    /* The residual stream is in x before the first layer and after the last. */
+    const float *x = layer == 0 || layer == s->n_layer ? s->x : room_at(s, r.layer_sum);
     *p = (struct step_gemv){};
     no_taps(p);
     p->eps = s->eps;
@@ -155,7 +157,7 @@ static bool fill_gemv(const struct cuda_step *s, enum kind kind, int layer, cons
         read_from(p, room_at(s, r.swiglu), NULL, s->n_ff);
         p->tap_q8_k = p->tap_q8_32 = TAP(swiglu_q8), p->tap_out = TAP(l_out);
         p->residual = room_at(s, r.attn_sum);
-        p->out = room_at(s, r.layer_sum);
+        p->out = layer == s->n_layer - 1 ? s->x : room_at(s, r.layer_sum);
         add_matrix(p, &l->down, NULL, TAP(ffn_out));
         break;
     default:
@@ -165,7 +167,7 @@ static bool fill_gemv(const struct cuda_step *s, enum kind kind, int layer, cons
     }
     p->n_blocks = p->n_units < limits->n_sm ? p->n_units : limits->n_sm;
     /* Two launches side by side on a multiprocessor, where that leaves room for a ring. */
-    unsigned half = limits->sm_bytes / 2 - 1024;
+    unsigned half = limits->sm_bytes / STEP_SHARE - 1024;
     return step_gemv_plan(p, half < limits->block_bytes ? half : limits->block_bytes) ||
            step_gemv_plan(p, limits->block_bytes);
 }
@@ -199,6 +201,10 @@ static void fill_attention(const struct cuda_step *s, int layer, struct step_att
 
 /* ---- whether it serves ---- */
 
+static bool has_head(const struct cuda_step *s) {
+    return s->output.form != CUDA_FORM_NONE;
+}
+
 static bool linear_serves(const struct cuda_linear *w) {
     return w->form == CUDA_FORM_TILES && fwd_tile_bytes(w->type) != 0;
 }
@@ -223,7 +229,7 @@ bool cuda_step_serves(const struct cuda_step *s, const char **why_not) {
     *why_not = shape_problem(s);
     if (*why_not)
         return false;
-    bool tiles = linear_serves(&s->output), fits = true;
+    bool tiles = !has_head(s) || linear_serves(&s->output), fits = true;
     struct limits limits = limits_of_device();
     struct step_gemv p;
     for (int i = 0; i < s->n_layer && tiles; i++) {
@@ -235,7 +241,7 @@ bool cuda_step_serves(const struct cuda_step *s, const char **why_not) {
     }
     if (!tiles)
         *why_not = "a weight is not in tiles";
-    else if (!fits || !fill_gemv(s, KIND_HEAD, s->n_layer, &limits, &p))
+    else if (!fits || (has_head(s) && !fill_gemv(s, KIND_HEAD, s->n_layer, &limits, &p)))
         *why_not = "rows are too long for a block's shared memory";
     return !*why_not;
 }
@@ -246,6 +252,10 @@ struct launch_at {
     enum kind kind;
     int layer; /* n_layer for the head */
 };
+
+static int count_launches(const struct cuda_step *s) {
+    return PER_LAYER * s->n_layer + has_head(s);
+}
 
 static struct launch_at launch_number(const struct cuda_step *s, int i) {
     if (i == PER_LAYER * s->n_layer)
@@ -259,7 +269,8 @@ static void launch_one(const struct cuda_step *s, struct launch_at at, const str
         struct step_attention p;
         fill_attention(s, at.layer, &p);
         int few = 2 * p.n_head, many = p.n_kv_head * p.n_split;
-        config.n_blocks = (few > many ? few : many) - fewer_blocks;
+        p.n_blocks = few > many ? few : many;
+        config.n_blocks = p.n_blocks - fewer_blocks;
         step_attention_launch(&config, &p, s->head_dim, s->kv_type);
         return;
     }
@@ -272,29 +283,31 @@ static void launch_one(const struct cuda_step *s, struct launch_at at, const str
 }
 
 static bool is_broken(const struct cuda_step *s, struct launch_at at) {
-    bool layer = at.kind == KIND_HEAD ? s->fault_layer < 0 || s->fault_layer == s->n_layer : s->fault_layer == at.layer;
+    bool layer = at.kind == KIND_HEAD || s->fault_layer < 0 || s->fault_layer == at.layer; /* below 0: every layer */
     return s->fault != CUDA_PLAN_OK && layer && s->fault_op >= kinds[at.kind].first &&
            s->fault_op <= kinds[at.kind].last;
 }
 
 void cuda_step_enqueue(const struct cuda_step *s, struct CUstream_st *stream) {
     struct limits limits = limits_of_device();
-    int n = PER_LAYER * s->n_layer + 1;
+    int n = count_launches(s);
     for (int i = 0; i < n; i++) {
         struct launch_at at = launch_number(s, i);
         struct step_config config = {stream, 0, s->overlap && i > 0};
-        if (is_broken(s, at) && s->fault == CUDA_PLAN_SKIP)
-            continue;
         bool next_is_early = i + 1 < n && s->fault == CUDA_PLAN_EARLY && is_broken(s, launch_number(s, i + 1));
         if (next_is_early)
             launch_one(s, launch_number(s, i + 1), &limits, config, 0);
-        launch_one(s, at, &limits, config, is_broken(s, at) && s->fault == CUDA_PLAN_SHORT_GRID);
+        if (!is_broken(s, at) || s->fault != CUDA_PLAN_SKIP)
+            launch_one(s, at, &limits, config, is_broken(s, at) && s->fault == CUDA_PLAN_SHORT_GRID);
         i += next_is_early;
+        at = launch_number(s, i);
+        if (s->after_layer && (at.kind == KIND_DOWN || at.kind == KIND_HEAD))
+            s->after_layer(s->after_layer_ud, at.layer, stream);
     }
 }
 
 bool cuda_step_launch(const struct cuda_step *s, int i, const char **kernel, enum fwd_op *op, int *layer) {
-    if (i < 0 || i > PER_LAYER * s->n_layer)
+    if (i < 0 || i >= count_launches(s))
         return false;
     struct launch_at at = launch_number(s, i);
     *kernel = kinds[at.kind].name;

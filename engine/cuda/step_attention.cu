@@ -4,9 +4,10 @@
  * With few keys a block is one query head and one segment, so that many multiprocessors share the work; with many it is
  * all query heads of a KV head and every n_split-th segment, so that keys and values are read once. Segments that are
  * not alone leave (max, sum, values) in scratch; the last block to arrive joins them in order. */
-#include "cuda/step_kernels.h"
+#include "cuda/expf.cuh"
+#include "cuda/half.cuh"
 #include "cuda/step_device.cuh"
-#include "cuda/step_math.cuh"
+#include "cuda/step_kernels.h"
 
 #include <cuda_fp16.h>
 #include <stddef.h>
@@ -14,15 +15,12 @@
 enum { SEGMENT = 256, THREADS = 256, MOST_HEADS = 8, FEW_SEGMENTS = 2 };
 
 template <typename KV> struct kv_words; /* four neighbouring values of a row, as they are stored */
-template <> struct kv_words<__half> {
-    typedef uint2 type;
-};
-template <> struct kv_words<float> {
-    typedef float4 type;
-};
+template <> struct kv_words<__half> { typedef uint2 type; };
+template <> struct kv_words<float> { typedef float4 type; };
 
 static __device__ __forceinline__ void spread(float *to, uint2 v) {
-    to[0] = widen(v.x & 0xffff), to[1] = widen(v.x >> 16), to[2] = widen(v.y & 0xffff), to[3] = widen(v.y >> 16);
+    to[0] = cuda_f16_to_f32((uint16_t)v.x), to[1] = cuda_f16_to_f32((uint16_t)(v.x >> 16));
+    to[2] = cuda_f16_to_f32((uint16_t)v.y), to[3] = cuda_f16_to_f32((uint16_t)(v.y >> 16));
 }
 static __device__ __forceinline__ void spread(float *to, float4 v) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
@@ -34,7 +32,7 @@ static __device__ __forceinline__ float2 pair_of(const float *p) {
     return *(const float2 *)p;
 }
 static __device__ __forceinline__ void narrow(__half *to, float x) {
-    *to = __float2half_rn(x);
+    *to = __ushort_as_half(cuda_f32_to_f16(x));
 }
 static __device__ __forceinline__ void narrow(float *to, float x) {
     *to = x;
@@ -65,7 +63,7 @@ struct share {
 
 static __device__ __forceinline__ struct share share_of(const struct step_attention &p, int n_keys) {
     struct share s;
-    int block = (int)blockIdx.x;
+    int block = p.n_blocks - 1 - (int)blockIdx.x; /* number 0 always has work, and is the last one launched */
     s.n_segments = (n_keys + SEGMENT - 1) / SEGMENT;
     if (s.n_segments <= FEW_SEGMENTS) {
         s.head = block / FEW_SEGMENTS;
@@ -157,20 +155,19 @@ static __device__ __forceinline__ void take_new(const struct step_attention &p, 
 }
 
 /* Four threads a key, of which thread t has lanes 4t .. 4t+3 of the 16: the row's pieces that it needs. */
-template <typename KV, int DIM> struct key_row {
-    typename kv_words<KV>::type piece[DIM / 16];
-};
+template <typename KV, int DIM> struct key_row { typename kv_words<KV>::type piece[DIM / 16]; };
 
 template <typename KV, int DIM>
 static __device__ __forceinline__ void read_key(struct key_row<KV, DIM> &row, const uint8_t *at, bool on) {
 #pragma unroll
     for (int s = 0; s < DIM / 16; s++)
         if (on)
-            row.piece[s] = __ldcg((const typename kv_words<KV>::type *)(at + (16 * s + 4 * (threadIdx.x & 3)) * sizeof(KV)));
+            row.piece[s] =
+                __ldcg((const typename kv_words<KV>::type *)(at + (16 * s + 4 * (threadIdx.x & 3)) * sizeof(KV)));
 }
 
-/* q . k over the four threads of a key: every lane's chain, then the tree of 16; each thread keeps what the next step of
- * the tree needs of it. */
+/* q . k over the four threads of a key: every lane's chain, then the tree of 16; each thread keeps what the next step
+ * of the tree needs of it. */
 template <int DIM> static __device__ __forceinline__ float dot_key(const float *q, const float (*k)[4]) {
     float lane[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int t = (int)threadIdx.x & 3;
@@ -233,7 +230,7 @@ static __device__ __forceinline__ void weigh(const struct share &s, struct share
         for (int width = 16; width > 0; width >>= 1)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, width));
         for (int j = lane; j < n; j += 32)
-            p[j] = exp_step(p[j] - max);
+            p[j] = cuda_expf(p[j] - max);
         __syncwarp();
         float sum = 0.0f;
         if (lane < 16)
@@ -285,7 +282,7 @@ static __device__ void join_segments(const struct step_attention &p, const struc
             part += DIM + 2;
             float max_g = __ldcg(part + DIM), sum_g = __ldcg(part + DIM + 1), o_g = __ldcg(part + d);
             float top = max_g > max ? max_g : max;
-            float a = exp_step(max - top), b = exp_step(max_g - top);
+            float a = cuda_expf(max - top), b = cuda_expf(max_g - top);
             sum = __fmaf_rn(sum, a, sum_g * b);
             o = __fmaf_rn(o, a, o_g * b);
             max = top;
@@ -298,7 +295,8 @@ static __device__ void join_segments(const struct step_attention &p, const struc
 }
 
 template <typename KV, int DIM>
-static __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid_constant__ struct step_attention p) {
+static __global__ void __launch_bounds__(THREADS, 2)
+    step_attention_kernel(const __grid_constant__ struct step_attention p) {
     extern __shared__ __align__(128) uint8_t shared[];
     struct shared_parts<KV, DIM> *sh = (struct shared_parts<KV, DIM> *)shared;
     let_next_start();

@@ -80,12 +80,6 @@ static __device__ __forceinline__ unsigned read_counter(const unsigned *counter)
     return value;
 }
 
-static __device__ __forceinline__ float widen(uint32_t half_bits) {
-    float f;
-    asm("{\n\t.reg .b16 h;\n\tcvt.u16.u32 h, %1;\n\tcvt.f32.f16 %0, h;\n\t}" : "=f"(f) : "r"(half_bits));
-    return f;
-}
-
 /* Results that are NaN are stored as one NaN. */
 static __device__ __forceinline__ float plain_nan(float x) {
     return x != x ? __int_as_float(0x7fc00000) : x;

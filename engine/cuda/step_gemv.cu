@@ -4,9 +4,9 @@
  * ones are on their way before the launch waits for its predecessor, since weights do not depend on it. Tile t of the
  * block's run goes to warp t mod n_warps, which leaves the exact sums of the tile and their factors in the unit's slot;
  * who brings the last tile of a unit runs the chains of its rows, in the order of the superblocks. */
+#include "cuda/expf.cuh"
 #include "cuda/step_kernels.h"
 #include "cuda/step_lane.cuh"
-#include "cuda/step_math.cuh"
 #include "cuda/step_prologue.cuh"
 
 /* ---- where a warp is in the block's run ---- */
@@ -41,6 +41,12 @@ static __device__ __forceinline__ const uint8_t *tile_at(const struct step_gemv 
 }
 
 /* ---- the chains of a finished unit ---- */
+
+static __device__ __forceinline__ float swiglu(float g, float up) {
+    float e = cuda_expf(-fabsf(g));
+    float num = g < 0.0f ? g * e : g;
+    return num / (1.0f + e) * up;
+}
 
 static __device__ __forceinline__ bool is_k(int type) {
     return type >= FWD_TYPE_Q2_K;
@@ -117,18 +123,15 @@ static __device__ __forceinline__ void finish_unit(const struct step_gemv &p, in
 
 static __device__ __forceinline__ void load_act(struct lane_act &a, const struct shared_act &from, int b, int part,
                                                 bool k) {
-    const uint8_t *q = (const uint8_t *)from.q + 256 * b + 64 * part;
+    const uint4 *q = (const uint4 *)(from.q + 256 * b + 64 * part);
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        read_16(a.q + 4 * i, q + 16 * i);
+        a.q[i] = q[i];
+    a.sums = *(const uint2 *)(from.sum + 16 * b + 4 * part);
     if (k) {
-        int4 s = *(const int4 *)(from.sum + 16 * b + 4 * part);
-        a.sum[0] = s.x, a.sum[1] = s.y, a.sum[2] = s.z, a.sum[3] = s.w;
         a.d[0] = from.d[b];
     } else {
-        int2 s = *(const int2 *)(from.sum + 8 * b + 2 * part);
         float2 d = *(const float2 *)(from.d + 8 * b + 2 * part);
-        a.sum[0] = s.x, a.sum[1] = s.y;
         a.d[0] = d.x, a.d[1] = d.y;
     }
 }
@@ -136,10 +139,10 @@ static __device__ __forceinline__ void load_act(struct lane_act &a, const struct
 /* Reads a tile, gives its place in the ring back as soon as it is read, and multiplies it. */
 #define TILE(T)                                                                                                        \
     case T: {                                                                                                          \
-        lane_raw<T> w;                                                                                                 \
-        read_lane<T>(w, tile, lane >> 3, lane & 7);                                                                    \
+        struct lane_tile<T> l;                                                                                         \
+        read_lane<T>(&l, tile, lane >> 3, lane & 7);                                                                   \
         refill();                                                                                                      \
-        multiply_tile<T>(w, act, lane, to);                                                                            \
+        multiply_tile<T>(&l, act, to);                                                                                 \
         break;                                                                                                         \
     }
 
@@ -178,8 +181,8 @@ static __global__ void __launch_bounds__(32 * STEP_WARPS, 2)
     int unit1 = (int)((int64_t)(blockIdx.x + 1) * p.n_units / p.n_blocks);
     unsigned *arrived = (unsigned *)(shared + at.counters);
     unsigned *finished = arrived + (1u << p.unit_slots_log2);
-    struct shared_act k = {(int8_t *)shared + at.q_k, (float *)(shared + at.d_k), (int *)(shared + at.sum_k)};
-    struct shared_act b32 = {(int8_t *)shared + at.q_32, (float *)(shared + at.d_32), (int *)(shared + at.sum_32)};
+    struct shared_act k = {(int8_t *)shared + at.q_k, (float *)(shared + at.d_k), (int16_t *)(shared + at.sum_k)};
+    struct shared_act b32 = {(int8_t *)shared + at.q_32, (float *)(shared + at.d_32), (int16_t *)(shared + at.sum_32)};
 
     int step_units = p.n_warps / p.unit_tiles, step_tiles = p.n_warps % p.unit_tiles;
     struct cursor here = {unit0 + warp / p.unit_tiles, warp % p.unit_tiles};
@@ -279,7 +282,7 @@ struct step_layout step_gemv_layout(const struct step_gemv *p) {
     unsigned next = 8u * STEP_WARPS * (unsigned)p->n_slots;
     at.counters = next, next += 8 * unit_slots;
     at.q_k = next = round_up(next, 16), next += p->has_k ? 256 * n_sb : 0;
-    at.sum_k = next, next += p->has_k ? 64 * n_sb : 0;
+    at.sum_k = next, next += p->has_k ? 32 * n_sb : 0;
     at.d_k = next, next += p->has_k ? 4 * n_sb : 0;
     at.q_32 = next = round_up(next, 16), next += p->has_32 ? 256 * n_sb : 0;
     at.sum_32 = next, next += p->has_32 ? 32 * n_sb : 0;

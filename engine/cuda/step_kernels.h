@@ -50,7 +50,7 @@ struct step_layout {
 };
 
 struct step_attention {
-    int n_head, n_kv_head, group, n_rope, n_split, max_segments;
+    int n_blocks, n_head, n_kv_head, group, n_rope, n_split, max_segments;
     bool neox;
     float scale;
     const float *q, *k, *v; /* of this token, before the rotation */
@@ -58,7 +58,7 @@ struct step_attention {
     uint8_t *kv; /* slot 0 of this layer, K, head 0, position 0 */
     int64_t kv_slot, kv_part, kv_head, kv_row;
     float *heads;
-    float *partial; /* [n_head][max_segments][head_dim + 2] */
+    float *partial;    /* [n_head][max_segments][head_dim + 2] */
     unsigned *arrived; /* [n_head], zero between launches */
     const struct cuda_step_state *state;
     const struct cuda_step_taps *taps;
@@ -71,7 +71,6 @@ struct step_config {
     bool overlap; /* may start while the launch before it runs */
 };
 
-/* Whether every type of the launch is one of the common pair (Q4_K, Q6_K) is found out inside. */
 void step_gemv_launch(const struct step_config *config, const struct step_gemv *p);
 /* Fills in the ring and the slots of p for at most max_bytes of shared memory; false: it does not fit. */
 bool step_gemv_plan(struct step_gemv *p, unsigned max_bytes);

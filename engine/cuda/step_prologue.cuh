@@ -9,7 +9,7 @@
 struct shared_act {
     int8_t *q;
     float *d;
-    int *sum; /* Q8_K: of 16 values; Q8_32: of 32 */
+    int16_t *sum; /* of 16 values */
 };
 
 /* Sum of squares in 256 lanes of F64 by the first 256 threads, then the tree of halves, in every warp. */
@@ -56,7 +56,7 @@ static __device__ __forceinline__ eight read_eight(const float *x, int i, int n)
     return e;
 }
 
-/* Quantises a lane's eight values of a block that spans 2^log2_lanes lanes. Returns the block's d; *sum: of the eight. */
+/* Quantises a lane's eight values of a block that spans n_lanes lanes. Returns the block's d; *sum: of the eight. */
 static __device__ __forceinline__ float quantise_eight(const eight &e, int n_lanes, uint2 *q, int *sum) {
     float amax = 0.0f;
     int bad = 0;
@@ -101,7 +101,7 @@ static __device__ __forceinline__ void quantise_superblock(const eight &e, int s
         int pair = sum + __shfl_xor_sync(~0u, sum, 1);
         *(uint2 *)(k->q + 256 * sb + 8 * lane) = q;
         if (!(lane & 1))
-            k->sum[16 * sb + lane / 2] = pair;
+            k->sum[16 * sb + lane / 2] = (int16_t)pair;
         if (lane == 0)
             k->d[sb] = d;
         if (tap_k) {
@@ -117,12 +117,12 @@ static __device__ __forceinline__ void quantise_superblock(const eight &e, int s
     if (b32) {
         float d = quantise_eight(e, 4, &q, &sum);
         sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
         *(uint2 *)(b32->q + 256 * sb + 8 * lane) = q;
-        if (!(lane & 3)) {
-            b32->sum[8 * sb + lane / 4] = sum;
+        if (!(lane & 1))
+            b32->sum[16 * sb + lane / 2] = (int16_t)sum;
+        if (!(lane & 3))
             b32->d[8 * sb + lane / 4] = d;
-        }
+        sum += __shfl_xor_sync(~0u, sum, 2);
         if (tap_32 && 256 * sb + 8 * lane < n) {
             uint8_t *row = tap_32 + (size_t)40 * (8 * sb + lane / 4);
             *(uint32_t *)(row + 8 + 8 * (lane & 3)) = q.x;
