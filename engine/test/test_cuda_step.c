@@ -175,7 +175,8 @@ static void scale_offsets(uint32_t type, int *d, int *m) {
 }
 
 static int block_bytes(uint32_t type) {
-    return (int)(fwd_tile_bytes(type) / 8 / (type >= FWD_TYPE_Q2_K ? 1 : 8));
+    return type == FWD_TYPE_Q3_K ? 110 /* its scales are widened in a tile */
+                                 : (int)(fwd_tile_bytes(type) / 8 / (type >= FWD_TYPE_Q2_K ? 1 : 8));
 }
 
 static void put_half(uint8_t *to, float x) {
@@ -787,7 +788,12 @@ static float time_graph(const struct cuda_step *step, int n) {
     return ms / (float)n * 1000.0f;
 }
 
-static int bench(const char *name, int context) {
+static const char *bench_name = "7b";
+static int bench_context = 128;
+
+START_TEST(bench) {
+    const char *name = bench_name;
+    int context = bench_context;
     const struct bench *b = strcmp(name, "1.5b") ? &benches[0] : &benches[1];
     int kv = b->n_kv_head * 128, n_ctx = 4352;
     struct cuda_step_layer *layers = calloc((size_t)b->n_layer, sizeof *layers);
@@ -842,10 +848,7 @@ static int bench(const char *name, int context) {
     step.scratch = device_zeros(cuda_step_scratch(&step));
     cuda_ok(cudaMemcpy((void *)(uintptr_t)step.state, &state, sizeof state, cudaMemcpyHostToDevice));
     const char *why;
-    if (!cuda_step_serves(&step, &why)) {
-        printf("not served: %s\n", why);
-        return 1;
-    }
+    ck_assert_msg(cuda_step_serves(&step, &why), "not served: %s", why);
     float us = time_graph(&step, 50);
     struct cuda_step serial = step, headless = step;
     serial.overlap = false;
@@ -864,19 +867,23 @@ static int bench(const char *name, int context) {
                (double)(headless_us - time_graph(&less, 30)) / b->n_layer);
     }
     free(layers);
-    return 0;
 }
+END_TEST
 
 int main(int argc, char **argv) {
-    if (argc > 2 && !strcmp(argv[1], "bench"))
-        return cuda_test_skips("test_cuda_step") ? 0 : bench(argv[2], argc > 3 ? (int)strtol(argv[3], NULL, 10) : 128);
     Suite *suite = suite_create("cuda_step");
     TCase *tcase = tcase_create("step");
     tcase_set_timeout(tcase, 300);
+    suite_add_tcase(suite, tcase);
+    if (argc > 2 && !strcmp(argv[1], "bench")) {
+        bench_name = argv[2];
+        bench_context = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 128;
+        tcase_add_test(tcase, bench);
+        return cuda_test_main("test_cuda_step", suite);
+    }
     tcase_add_loop_test(tcase, same_bits_as_the_ops, 0, N_SHAPES);
     tcase_add_test(tcase, plan_faults_show);
     tcase_add_test(tcase, no_head_leaves_x);
     tcase_add_test(tcase, says_what_it_does_not_serve);
-    suite_add_tcase(suite, tcase);
     return cuda_test_main("test_cuda_step", suite);
 }
