@@ -48,6 +48,7 @@ static void describe(const struct cuda_kind *k, struct fwd_path_info *out) {
                                   .argmax = true,
                                   .digests = true,
                                   .chunks_change_bits = on_tensor_cores(k),
+                                  .shares = cuda_form_name(k->form),
                                   .same_bits_as = tiles ? "q4k-cpu" : NULL};
     for (int op = 0; op < FWD_OP_COUNT; op++)
         out->taps[op] = k->form == CUDA_FORM_F32 && is_q8((enum fwd_op)op) ? FWD_TAP_ABSENT : FWD_TAP_READ;
@@ -115,10 +116,9 @@ static void note_choices(struct fwd_session *s) {
                                         .m_last = 1});
     note(s, (struct fwd_variant_choice){.op = "attention",
                                         .detail = fwd_dtype_name(s->kv_type),
-                                        .variant = on_tensor_cores(s->kind) && s->kv_type == FWD_F16 ? "cuda-flash-f16"
-                                                                                                     : "cuda-exact",
-                                        .why = on_tensor_cores(s->kind) ? "the path's form" : "canonical order",
-                                        .m_first = 2});
+                                        .variant = cuda_attends_on_tensor_cores(s) ? "cuda-flash-f16" : "cuda-exact",
+                                        .why = cuda_attends_on_tensor_cores(s) ? "the path's form" : "canonical order",
+                                        .m_first = 1});
 }
 
 /* The items that mean something here: step=fused, step=ops. */
@@ -186,7 +186,7 @@ static void lay_out(struct fwd_session *s, struct cuda_layout *l) {
     if (on_tensor_cores(s->kind)) {
         b->tc.data = cuda_take(l, n * (((size_t)widest + 15) / 16 * 16), 2);
         b->tc.scale = cuda_take(l, n, f);
-        b->tc_tap = cuda_take(l, n * (size_t)widest, f);
+        b->tap_tc = cuda_take(l, n, 2 * (size_t)widest + 4);
     }
     size_t exact = cuda_attention_scratch(c->n_head, c->head_dim, s->n_batch, s->n_ctx);
     size_t flash =
@@ -309,6 +309,7 @@ static enum fwd_status open_session(const struct cuda_kind *kind, struct fwd_ses
     s->scribble = knobs->scribble;
     s->fp8_fast = knobs->fp8_fast;
     s->no_overlap = knobs->no_overlap;
+    s->share = knobs->share;
     enum fwd_status status = fill_session(s, knobs, err);
     if (status != FWD_OK) {
         close_session(s);
@@ -396,11 +397,27 @@ static struct fused_product product_of(const void *session, enum fwd_op op, int 
     return (struct fused_product){m->dev.act, m->dev.type, m->bias_file != NULL};
 }
 
+static bool is_product(enum fwd_op op) {
+    return op == FWD_OP_QCUR || op == FWD_OP_KCUR || op == FWD_OP_VCUR || op == FWD_OP_ATTN_OUT ||
+           op == FWD_OP_FFN_GATE || op == FWD_OP_FFN_UP || op == FWD_OP_FFN_OUT || op == FWD_OP_RESULT_OUTPUT;
+}
+
 static bool get_numerics(const struct fwd_session *s, enum fwd_op op, int layer, struct fwd_numerics *out) {
     const struct fwd_config *c = &s->model->config;
     if ((unsigned)op >= FWD_OP_COUNT || (fwd_op_in_layer(op) ? layer < 0 || layer >= c->n_layer : layer != -1))
         return false;
-    return fused_numerics(s, product_of, s->kv_type, op, layer, out);
+    const struct cuda_matrix *m = is_product(op) ? matrix_of(s, op, layer) : NULL;
+    if (m && (m->dev.form == CUDA_FORM_BF16 || m->dev.form == CUDA_FORM_E4M3)) {
+        cuda_tc_numerics_matmul(s->device.major, m->dev.form, s->fp8_fast, m->bias_file != NULL, out);
+        return true;
+    }
+    if (!fused_numerics(s, product_of, s->kv_type, op, layer, out))
+        return false;
+    if (is_q8(op) && (out->store == FWD_BF16 || out->store == FWD_E4M3))
+        cuda_tc_numerics_convert(out->store == FWD_BF16 ? CUDA_FORM_BF16 : CUDA_FORM_E4M3, out);
+    if (op == FWD_OP_KQV_OUT && cuda_attends_on_tensor_cores(s))
+        cuda_tc_numerics_attention(s->device.major, out);
+    return true;
 }
 
 /* One weight as bound: a matrix in its form, or a vector or table as in the file. */

@@ -303,10 +303,8 @@ enum fwd_status cuda_call_override(struct fwd_session *s, const struct fwd_run_a
     call.out = &host_out;
     FWD_TRY(o->fn(o->ud, &call, err));
     FWD_TRY(cuda_from_host(s, &host_out, out, err));
-    if (out->dtype == FWD_Q8_K || out->dtype == FWD_Q8_32) {
-        struct cuda_act act = out->dtype == FWD_Q8_K ? s->buf.act_k : s->buf.act_32;
-        act.n_sb = (int)((out->ne[0] + FWD_TILE_COLS - 1) / FWD_TILE_COLS);
-        cuda_act_from_tap(s->device.compute, out->data, (int)out->ne[0], out->n_pos, &act);
+    if (cuda_is_quantised(out->dtype)) {
+        cuda_read_tap(s, out, out->n_pos);
         FWD_TRY(cuda_launched(fwd_op_name(out->op), err));
     }
     FWD_TRY(cuda_wait(s->device.compute, fwd_op_name(out->op), err));

@@ -18,7 +18,7 @@ struct run {
 struct fwd_view cuda_view(const struct fwd_session *s, const struct fwd_run_args *args, enum fwd_op op, int layer,
                           int pos0, int n_pos, void *data, enum fwd_dtype dtype, int64_t n) {
     int64_t row_bytes = (int64_t)fwd_dtype_row_bytes(dtype, n);
-    bool blocks = dtype == FWD_Q8_K || dtype == FWD_Q8_32;
+    bool blocks = dtype == FWD_Q8_K || dtype == FWD_Q8_32 || dtype == FWD_E4M3; /* no stride from value to value */
     return (struct fwd_view){
         .size = sizeof(struct fwd_view),
         .op = op,
@@ -67,11 +67,53 @@ static struct cuda_kv as_kv(const struct fwd_view *v) {
                             .head_dim = (int)v->ne[0]};
 }
 
-static const struct cuda_act *planes_of(const struct fwd_session *s, enum fwd_dtype format, int64_t n,
-                                        struct cuda_act *out) {
-    *out = format == FWD_Q8_K ? s->buf.act_k : s->buf.act_32;
-    out->n_sb = (int)((n + FWD_TILE_COLS - 1) / FWD_TILE_COLS);
+struct cuda_act cuda_planes(const struct fwd_session *s, enum fwd_dtype format, int64_t n) {
+    struct cuda_act out = format == FWD_Q8_K ? s->buf.act_k : s->buf.act_32;
+    out.n_sb = (int)((n + FWD_TILE_COLS - 1) / FWD_TILE_COLS);
     return out;
+}
+
+struct cuda_tc_act cuda_converted(const struct fwd_session *s, enum fwd_dtype format, int64_t n) {
+    struct cuda_tc_act out = s->buf.tc;
+    out.form = format == FWD_BF16 ? CUDA_FORM_BF16 : CUDA_FORM_E4M3;
+    out.ld = (n + 15) / 16 * 16;
+    return out;
+}
+
+bool cuda_is_quantised(enum fwd_dtype dtype) {
+    return dtype == FWD_Q8_K || dtype == FWD_Q8_32 || dtype == FWD_BF16 || dtype == FWD_E4M3;
+}
+
+void cuda_read_tap(struct fwd_session *s, const struct fwd_view *tap, int n_pos) {
+    struct CUstream_st *stream = s->device.compute;
+    int n = (int)tap->ne[0];
+    if (tap->dtype == FWD_BF16 || tap->dtype == FWD_E4M3) {
+        struct cuda_tc_act x = cuda_converted(s, tap->dtype, n);
+        cuda_tc_from_tap(stream, tap->data, n, n_pos, &x);
+    } else {
+        struct cuda_act act = cuda_planes(s, tap->dtype, n);
+        cuda_act_from_tap(stream, tap->data, n, n_pos, &act);
+    }
+}
+
+static void launch_quantise(const struct fwd_session *s, const struct fwd_view *in, const struct fwd_view *out,
+                            int n_pos, bool tapped) {
+    struct CUstream_st *stream = s->device.compute;
+    int n = (int)out->ne[0];
+    uint8_t *tap = tapped ? out->data : NULL;
+    if (out->dtype == FWD_BF16 || out->dtype == FWD_E4M3) {
+        struct cuda_tc_act x = cuda_converted(s, out->dtype, n);
+        cuda_tc_convert(stream, in->data, n, n_pos, &x, tap);
+    } else {
+        struct cuda_act act = cuda_planes(s, out->dtype, n);
+        cuda_quantise(stream, in->data, n, n_pos, &act, tap);
+    }
+}
+
+bool cuda_attends_on_tensor_cores(const struct fwd_session *s) {
+    struct cuda_attention a = {.k = {.type = s->kv_type, .head_dim = s->model->config.head_dim},
+                               .v = {.type = s->kv_type, .head_dim = s->model->config.head_dim}};
+    return s->lt && cuda_tc_attention_serves(&a);
 }
 
 static enum fwd_status launch_product(struct fwd_session *s, const struct cuda_parts *parts, const struct fwd_view *in,
@@ -80,20 +122,17 @@ static enum fwd_status launch_product(struct fwd_session *s, const struct cuda_p
     struct CUstream_st *stream = s->device.compute;
     struct cuda_linear w = parts->matrix->dev;
     w.bias = bias;
+    if (!planes && cuda_is_quantised(in->dtype))
+        cuda_read_tap(s, in, n_pos);
     if (w.form == CUDA_FORM_BF16 || w.form == CUDA_FORM_E4M3) {
-        struct cuda_tc_act x = s->buf.tc;
-        x.form = w.form;
-        x.ld = (w.n_cols + 15) / 16 * 16;
+        struct cuda_tc_act x = cuda_converted(s, in->dtype, in->ne[0]);
         return cuda_lt_matmul(s->lt, stream, &w, &x, n_pos, out->data, w.n_rows, s->fp8_fast, err);
     }
     if (in->dtype == FWD_F32) {
         cuda_matmul_f(stream, &w, in->data, in->ne[0], n_pos, out->data, w.n_rows);
         return FWD_OK;
     }
-    struct cuda_act act;
-    planes_of(s, in->dtype, in->ne[0], &act);
-    if (!planes)
-        cuda_act_from_tap(stream, in->data, (int)in->ne[0], n_pos, &act);
+    struct cuda_act act = cuda_planes(s, in->dtype, in->ne[0]);
     cuda_matmul_q(stream, &w, &act, n_pos, out->data, w.n_rows);
     return FWD_OK;
 }
@@ -117,11 +156,9 @@ enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *part
     case FWD_OP_KQV_OUT_Q8:
     case FWD_OP_FFN_NORM_Q8:
     case FWD_OP_FFN_SWIGLU_Q8:
-    case FWD_OP_RESULT_NORM_Q8: {
-        struct cuda_act act;
-        cuda_quantise(stream, in[0]->data, n, n_pos, planes_of(s, out->dtype, n, &act), planes ? NULL : out->data);
+    case FWD_OP_RESULT_NORM_Q8:
+        launch_quantise(s, in[0], out, n_pos, !planes);
         break;
-    }
     case FWD_OP_QCUR_ROPE:
     case FWD_OP_KCUR_ROPE:
         cuda_rope(stream, in[0]->data, out->data, s->rope_table, pos0, n_pos, n / c->head_dim, c->head_dim, c->n_rope,
@@ -179,7 +216,7 @@ static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, st
     }
     if (s->scribble && !is_cache(out->op))
         cuda_scribble(s->device.compute, out->data, (size_t)(out->nb[1] * out->n_pos));
-    bool quantises = out->dtype == FWD_Q8_K || out->dtype == FWD_Q8_32;
+    bool quantises = cuda_is_quantised(out->dtype);
     const float *bias = parts.matrix ? parts.matrix->dev.bias : NULL;
     FWD_TRY(cuda_launch(s, &parts, in, out, bias, r->pos0, r->n_pos, !quantises || !taps_wanted(r), r->err));
     if (r->args->digest)
@@ -190,36 +227,25 @@ static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, st
 /* ---- activations in the formats that the products ask for ---------------------------------------------------------
  */
 
-/* One op input as the products read it. */
+/* One op input as the products read it: floats, and its quantised forms where some product needs them. */
+enum { FORMATS = 4 };
 struct activation {
-    struct fwd_view f32, q8_k, q8_32;
+    struct fwd_view f32, as[FORMATS];
 };
+static const enum fwd_dtype formats[FORMATS] = {FWD_Q8_K, FWD_Q8_32, FWD_BF16, FWD_E4M3};
 
 static enum fwd_status quantise(const struct run *r, struct activation *a, enum fwd_op op,
                                 const struct cuda_matrix *const *users, int n_users) {
-    bool needs[2] = {false, false}, converted = false;
-    for (int i = 0; i < n_users; i++) {
-        needs[0] |= users[i]->dev.act == FWD_Q8_K;
-        needs[1] |= users[i]->dev.act == FWD_Q8_32;
-        converted |= users[i]->dev.form == CUDA_FORM_BF16 || users[i]->dev.form == CUDA_FORM_E4M3;
-    }
-    struct cuda_buffers *b = &r->s->buf;
-    int64_t n = a->f32.ne[0];
-    struct cuda_parts none = {0};
-    if (needs[0]) {
-        a->q8_k = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, b->tap_k, FWD_Q8_K, n);
-        FWD_TRY(do_op(r, &a->q8_k, none, &a->f32, NULL, NULL));
-    }
-    if (needs[1]) {
-        a->q8_32 = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, b->tap_32, FWD_Q8_32, n);
-        FWD_TRY(do_op(r, &a->q8_32, none, &a->f32, NULL, NULL));
-    }
-    if (converted) {
-        struct cuda_tc_act out = b->tc;
-        out.form = users[0]->dev.form;
-        out.ld = (n + 15) / 16 * 16;
-        cuda_tc_convert(r->s->device.compute, a->f32.data, (int)n, r->n_pos, &out, NULL);
-        FWD_TRY(cuda_launched(fwd_op_name(op), r->err));
+    const struct cuda_buffers *b = &r->s->buf;
+    uint8_t *const taps[FORMATS] = {b->tap_k, b->tap_32, b->tap_tc, b->tap_tc};
+    for (int f = 0; f < FORMATS; f++) {
+        bool needed = false;
+        for (int i = 0; i < n_users; i++)
+            needed |= users[i]->dev.act == formats[f];
+        if (!needed)
+            continue;
+        a->as[f] = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, taps[f], formats[f], a->f32.ne[0]);
+        FWD_TRY(do_op(r, &a->as[f], (struct cuda_parts){0}, &a->f32, NULL, NULL));
     }
     return FWD_OK;
 }
@@ -227,7 +253,10 @@ static enum fwd_status quantise(const struct run *r, struct activation *a, enum 
 static enum fwd_status multiply(const struct run *r, struct fwd_view *out, enum fwd_op op, float *data,
                                 const struct activation *a, const struct cuda_matrix *m) {
     *out = make_f32(r, op, a->f32.layer, data, m->dev.n_rows);
-    const struct fwd_view *in = m->dev.act == FWD_Q8_K ? &a->q8_k : m->dev.act == FWD_Q8_32 ? &a->q8_32 : &a->f32;
+    const struct fwd_view *in = &a->f32;
+    for (int f = 0; f < FORMATS; f++)
+        if (m->dev.act == formats[f])
+            in = &a->as[f];
     return do_op(r, out, (struct cuda_parts){.matrix = m}, in, NULL, NULL);
 }
 

@@ -43,10 +43,10 @@ void cuda_layer_matrices(struct cuda_layer *l, struct cuda_matrix *out[CUDA_LAYE
 struct cuda_buffers {
     int32_t *ids;
     float *x, *norm, *q, *q_rot, *k, *k_rot, *v, *heads, *block, *mid, *gate, *up, *swiglu;
-    struct cuda_act act_k, act_32; /* the current op input, quantised, in planes */
-    uint8_t *tap_k, *tap_32;       /* the same in the taps' layout */
-    struct cuda_tc_act tc;         /* the same in BF16 or E4M3 */
-    float *tc_tap;
+    struct cuda_act act_k, act_32;       /* the current op input, quantised, in planes */
+    uint8_t *tap_k, *tap_32;             /* the same in the taps' layout */
+    struct cuda_tc_act tc;               /* the same in BF16 or E4M3 */
+    uint8_t *tap_tc;                     /* its tap */
     float *logits;                       /* [n_head_rows][n_vocab] */
     int32_t *argmax;                     /* [n_head_rows] */
     struct cuda_argmax_row *argmax_rows; /* [n_head_rows], zeros between calls */
@@ -61,7 +61,7 @@ struct cuda_override {
 struct cuda_stepper; /* cuda_step.c */
 struct cuda_host;    /* cuda_override.c */
 
-enum { CUDA_MAX_CHOICES = 48, CUDA_HEAD_ROWS = 64 };
+enum { CUDA_MAX_CHOICES = 48, CUDA_HEAD_ROWS = 128 };
 
 struct fwd_session {
     const struct cuda_kind *kind;
@@ -79,6 +79,8 @@ struct fwd_session {
     struct fwd_variant_choice choices[CUDA_MAX_CHOICES];
     int n_choices;
 
+    const struct fwd_session *share; /* lends its weights, or NULL */
+    bool shared_output;
     void *weights; /* one block */
     size_t weight_bytes;
     struct cuda_layer *layers;
@@ -138,6 +140,15 @@ enum fwd_status cuda_run(struct fwd_session *s, const struct fwd_run_args *args,
 /* Shared by cuda_run.c and cuda_step.c. */
 struct fwd_view cuda_view(const struct fwd_session *s, const struct fwd_run_args *args, enum fwd_op op, int layer,
                           int pos0, int n_pos, void *data, enum fwd_dtype dtype, int64_t n);
+/* The kernels' own description of a quantised input of n values, in the session's buffers. */
+struct cuda_act cuda_planes(const struct fwd_session *s, enum fwd_dtype format, int64_t n);
+struct cuda_tc_act cuda_converted(const struct fwd_session *s, enum fwd_dtype format, int64_t n);
+/* Whether a dtype is one that activations are quantised to. */
+bool cuda_is_quantised(enum fwd_dtype dtype);
+/* Brings the kernels' form of an input in line with its tap, which the host wrote. */
+void cuda_read_tap(struct fwd_session *s, const struct fwd_view *tap, int n_pos);
+/* Whether attention runs on tensor cores. */
+bool cuda_attends_on_tensor_cores(const struct fwd_session *s);
 struct fwd_view cuda_cache_view(const struct fwd_session *s, const struct fwd_run_args *args, enum fwd_op op, int layer,
                                 int n_rows);
 

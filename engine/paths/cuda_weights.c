@@ -50,10 +50,17 @@ static enum fwd_status describe(const struct fwd_session *s, struct cuda_matrix 
         form = CUDA_FORM_F32;
     if (form == CUDA_FORM_TILES && fwd_matmul_q_act(w->type) == FWD_F32)
         form = CUDA_FORM_F32;
+    if (form == CUDA_FORM_E4M3 && (w->n_rows % 16 != 0 || w->n_cols % 16 != 0))
+        form = CUDA_FORM_BF16; /* the library asks for whole 16s */
+    if (form == CUDA_FORM_BF16 && w->n_cols % 16 != 0)
+        form = CUDA_FORM_F32;
     *m = (struct cuda_matrix){.file = w, .bias_file = bias && bias->data ? bias : NULL};
     m->dev = (struct cuda_linear){.form = form,
                                   .type = w->type,
-                                  .act = form == CUDA_FORM_TILES ? fwd_matmul_q_act(w->type) : FWD_F32,
+                                  .act = form == CUDA_FORM_TILES  ? fwd_matmul_q_act(w->type)
+                                         : form == CUDA_FORM_BF16 ? FWD_BF16
+                                         : form == CUDA_FORM_E4M3 ? FWD_E4M3
+                                                                  : FWD_F32,
                                   .n_rows = w->n_rows,
                                   .n_cols = w->n_cols,
                                   .n_sb = (int)((w->n_cols + FWD_TILE_COLS - 1) / FWD_TILE_COLS)};
@@ -87,8 +94,13 @@ static void lay_out_matrix(struct cuda_layout *l, struct cuda_matrix *m) {
     m->dev.bias = m->bias_file ? cuda_take(l, (size_t)m->dev.n_rows, sizeof(float)) : NULL;
 }
 
+/* Nothing that another session lends is laid out again. */
 static void lay_out(struct fwd_session *s, struct cuda_layout *l) {
     const struct fwd_config *c = &s->model->config;
+    if (!s->shared_output)
+        lay_out_matrix(l, &s->output);
+    if (s->share)
+        return;
     for (int i = 0; i < c->n_layer; i++) {
         struct cuda_matrix *m[CUDA_LAYER_MATRICES];
         s->layers[i].attn_norm = cuda_take(l, (size_t)c->n_embd, sizeof(float));
@@ -97,7 +109,6 @@ static void lay_out(struct fwd_session *s, struct cuda_layout *l) {
         for (int j = 0; j < CUDA_LAYER_MATRICES; j++)
             lay_out_matrix(l, m[j]);
     }
-    lay_out_matrix(l, &s->output);
     s->output_norm = cuda_take(l, (size_t)c->n_embd, sizeof(float));
     const struct fwd_weight *e = &s->model->tok_embd;
     s->embedding = cuda_take(l, (size_t)e->n_rows, (size_t)e->row_bytes);
@@ -222,6 +233,10 @@ static enum fwd_status load_matrix(struct staging *g, const struct cuda_matrix *
 
 static enum fwd_status load_all(struct staging *g, struct fwd_session *s, struct fwd_error *err) {
     const struct fwd_model *model = s->model;
+    if (!s->shared_output)
+        FWD_TRY(load_matrix(g, &s->output, err));
+    if (s->share)
+        return FWD_OK;
     for (int i = 0; i < model->config.n_layer; i++) {
         struct cuda_layer *l = &s->layers[i];
         struct cuda_matrix *m[CUDA_LAYER_MATRICES];
@@ -231,7 +246,6 @@ static enum fwd_status load_all(struct staging *g, struct fwd_session *s, struct
         for (int j = 0; j < CUDA_LAYER_MATRICES; j++)
             FWD_TRY(load_matrix(g, m[j], err));
     }
-    FWD_TRY(load_matrix(g, &s->output, err));
     FWD_TRY(load_bytes(&model->output_norm, s->output_norm, err));
     FWD_TRY(load_bytes(&model->tok_embd, s->embedding, err));
     size_t heads = (size_t)model->config.n_head * sizeof(int32_t);
@@ -240,8 +254,38 @@ static enum fwd_status load_all(struct staging *g, struct fwd_session *s, struct
                        "the head map", err);
 }
 
+/* The device's numbers of a session that stays open; the views of the file are this one's own. The head is lent too
+ * where both want it in the same form. */
+static enum fwd_status borrow(struct fwd_session *s, struct fwd_error *err) {
+    const struct fwd_session *from = s->share;
+    FWD_FAIL_IF(from->kind->form != s->kind->form || from->file != s->file ||
+                    from->model->config.n_layer != s->model->config.n_layer,
+                FWD_EINPUT, err, "%s: cannot share the weights of a session of %s on %s", s->kind->name,
+                from->kind->name, from->file == s->file ? "the same file" : "another file");
+    for (int i = 0; i < s->model->config.n_layer; i++) {
+        struct cuda_matrix *to[CUDA_LAYER_MATRICES], *theirs[CUDA_LAYER_MATRICES];
+        cuda_layer_matrices(&s->layers[i], to);
+        cuda_layer_matrices(&from->layers[i], theirs);
+        for (int j = 0; j < CUDA_LAYER_MATRICES; j++)
+            to[j]->dev = theirs[j]->dev;
+        s->layers[i].attn_norm = from->layers[i].attn_norm;
+        s->layers[i].ffn_norm = from->layers[i].ffn_norm;
+    }
+    s->shared_output = from->output.dev.form == s->output.dev.form;
+    if (s->shared_output)
+        s->output.dev = from->output.dev;
+    s->output_norm = from->output_norm;
+    s->embedding = from->embedding;
+    s->kv_head_of = from->kv_head_of;
+    return FWD_OK;
+}
+
 enum fwd_status cuda_weights_load(struct fwd_session *s, struct fwd_error *err) {
     FWD_TRY(describe_all(s, err));
+    if (s->share)
+        FWD_TRY(borrow(s, err));
+    if (s->shared_output)
+        return FWD_OK;
     struct cuda_layout l = {0};
     lay_out(s, &l);
     s->weight_bytes = l.used;
