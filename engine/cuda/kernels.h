@@ -126,7 +126,7 @@ struct cuda_step_layer {
 struct cuda_step_state { /* in device memory, written before each step */
     int32_t pos;         /* of this token */
     int32_t slot;
-    int32_t taps; /* 0: no taps are stored this time */
+    int32_t taps;  /* 0: no taps are stored this time */
     int32_t token; /* its id: for the caller, who embeds it into x */
 };
 
@@ -140,7 +140,7 @@ struct cuda_step {
     const int32_t *kv_head_of; /* [n_head] */
     const float *turn;         /* rope table from position 0 */
     const float *output_norm;
-    struct cuda_linear output; /* form NONE: no head, the last layer's l_out is left in x */
+    struct cuda_linear output;            /* form NONE: no head, the last layer's l_out is left in x */
     const struct cuda_step_layer *layers; /* host array [n_layer] */
     enum fwd_dtype kv_type;
     uint8_t *kv;                               /* slot 0, layer 0, K, head 0, position 0 */

@@ -5,7 +5,7 @@
 #include "core/half.h"
 #include "core/memory.h"
 #include "cuda/kernels.h"
-#include "cuda_test.h"
+#include "test/cuda_test.h"
 #include "format/gguf.h"
 #include "ops/act_quant/act_quant.h"
 #include "ops/matmul_q/matmul_q.h"

@@ -3,7 +3,7 @@
  * replays of the true shapes with random weights instead. */
 #include "core/half.h"
 #include "cuda/kernels.h"
-#include "cuda_test.h"
+#include "test/cuda_test.h"
 #include "format/gguf.h"
 #include "ops/act_quant/act_quant.h"
 #include "ops/add/add.h"

@@ -6,8 +6,8 @@
 
 #include "core/half.h"
 #include "core/memory.h"
-#include "cuda_tc_time.h"
-#include "cuda_test.h"
+#include "test/cuda_tc_time.h"
+#include "test/cuda_test.h"
 
 #include <math.h>
 
