@@ -15,8 +15,10 @@ struct par_declared_act {
 /* Of the product that reads this tap (of several, the first): its numerics; false: no product reads it, or the path
  * has no such op. */
 bool par_declared_act_of(const struct par_declared_act *a, enum fwd_op tap, int layer, struct fwd_numerics *out);
-/* For a tap callback: rounds the view's F32 rows in place. FWD_ETYPE for a format that it does not know. */
-enum fwd_status par_declared_act_round(const struct par_declared_act *a, const struct fwd_view *view,
+/* For a tap callback: rounds the view's F32 rows in place. FWD_ETYPE for a format that it does not know. Where the
+ * product rounds its weights too (BF16, E4M3), the values move at random from the seed by as much as that rounding
+ * moves weights: a sum of rounded weights times values has the same variance as one of weights times moved values. */
+enum fwd_status par_declared_act_round(const struct par_declared_act *a, const struct fwd_view *view, uint64_t seed,
                                        struct fwd_error *err);
 
 #endif

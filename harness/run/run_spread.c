@@ -82,7 +82,7 @@ static enum fwd_status nudge_view(const struct nudge *n, const struct fwd_view *
         return FWD_OK;
     struct nudge_rows rows = {n, view};
     fwd_pool_run(n->r->pool, nudge_rows, &rows);
-    return n->e->rounds ? par_declared_act_round(&n->e->act, view, err) : FWD_OK;
+    return n->e->rounds ? par_declared_act_round(&n->e->act, view, n->seed, err) : FWD_OK;
 }
 
 static int nudge_tap(void *ud, const struct fwd_view *view) {
