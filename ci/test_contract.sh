@@ -58,7 +58,7 @@ expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-004" $run --contract "contracts/*.json" --
 expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-003" $run --contract "contracts/*.json" --fault kv-row-stale
 expect 1 "DIVERGED.*FALSIFY-RUN-TRACE-005" $run --contract "contracts/*.json" --fault eps-other-model
 
-expect 3 "this program has no path q4k-cuda" "$parity" contract run "$dir/elsewhere.json" "$dir/m.gguf" --report "$dir/r"
+expect 3 "path q4k-cuda" "$parity" contract run "$dir/elsewhere.json" "$dir/m.gguf" --report "$dir/r"
 grep -q '<testcase classname="elsewhere" name="FALSIFY-TEST-001">' "$dir/r/junit.xml" || {
     echo "FAILED: junit.xml has no case of the contract"
     failed=1
