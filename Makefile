@@ -30,6 +30,7 @@ endif
 cflags_spec_dot.c := $(if $(filter release,$(MODE)),-O3)
 cflags_spec_decode.c := $(cflags_spec_dot.c)
 cflags_eval_matmul.c := $(cflags_spec_dot.c)
+cflags_spec_tensor.c := $(cflags_spec_dot.c)
 packages := libcjson libzstd libpcre2-8 libcrypto
 isa_avx2 := -mavx2 -mfma -mf16c -mbmi2
 isa_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c -mbmi2

@@ -4,7 +4,7 @@
 #include <math.h>
 
 double par_unit_of_accumulator(enum fwd_accumulator a) {
-    return a == FWD_ACC_F32 ? 0x1p-24 : a == FWD_ACC_F64 ? 0x1p-53 : 0.0;
+    return a == FWD_ACC_F32 || a == FWD_ACC_TENSOR ? 0x1p-24 : a == FWD_ACC_F64 ? 0x1p-53 : 0.0;
 }
 
 double par_unit_of_store(enum fwd_dtype t) {

@@ -3,9 +3,15 @@
  * Bound: numerics.md section 2, per key. A weight p_j that is off by a relative d_j moves o by exactly
  * sum p_j d_j (v_j - o) / (1 + sum p_j d_j), and never past the values themselves. d_j comes from the score's error e_j
  * (exp(e_j) - 1) and from the exponential. On top come the two sums over the keys, each as long as its declared order
- * makes it. */
+ * makes it.
+ *
+ * On tensor cores (FWD_ACC_TENSOR, in 16-bit `operand`s): q is rounded first, exactly as is declared; the scores' sums
+ * are off by what spec_tensor.h says; a weight is rounded before it meets a value, by half an ulp of itself and at most
+ * 2^-25 of the largest weight so far, 1, where it is no normal number of that format; the sum of weighted values loses
+ * in each step at most the cut of what has been added in magnitude. All of it the worst case. */
 #include "spec/eval.h"
 #include "spec/second_look.h"
+#include "spec/spec_tensor.h"
 
 #include <float.h>
 #include <math.h>
@@ -17,6 +23,8 @@ struct attention_task {
     double *k, *v;   /* [n_keys][kv_dim] */
     double *scratch; /* [n_threads][n_scratch] */
     int64_t n_scratch;
+    bool tensor;
+    struct spec_tensor steps; /* of a score, if so */
 };
 
 /* One query head at one position. */
@@ -25,8 +33,13 @@ struct head_work {
     double *out, *out_abs, *moved; /* [head_dim]: sum p v, sum p |v|, how far the p's errors move it */
     double *a, *b;                 /* [n_keys]: the terms of a sum that is added again */
     double weights;                /* sum of exp(score - largest) */
+    double *value_abs;             /* [head_dim]: sum |v|; tensor cores only */
     bool overflow;                 /* a score's sum may have overflowed on its way */
 };
+
+static int64_t count_segments(const struct fwd_numerics *nm, int n_keys) {
+    return nm->key_segment > 0 ? (n_keys + nm->key_segment - 1) / nm->key_segment : 1;
+}
 
 /* Additions in the longest chain of the two sums over the keys: of the weights and of the weighted values. */
 static void chain_lengths(const struct fwd_numerics *nm, int n_keys, double *weights, double *values) {
@@ -54,29 +67,37 @@ static void score_keys(const struct attention_task *t, struct head_work *w, cons
     double u = par_unit_of_accumulator(nm->accumulator), scale = 1 / sqrt((double)d), top = -HUGE_VAL;
     double own = 0x1p-53, any = u > own ? u : own; /* the spec's own rounding is there too */
     double g = par_growth(e->bound, par_sum_steps(nm, d), u) + par_growth(e->bound, (double)d, own);
-    double limit = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MAX : HUGE_VAL;
+    double limit = u == 0x1p-24 ? (double)FLT_MAX : HUGE_VAL;
     w->overflow = false;
     for (int j = 0; j < n_keys; j++, k += t->kv_dim) {
         double s = 0, a = 0;
-        for (int64_t i = 0; i < d; i++) {
-            s += q[i] * k[i];
-            a += fabs(q[i] * k[i]);
+        if (t->tensor) {
+            struct spec_tensor_sum made = par_tensor_dot(&t->steps, q, k, d);
+            s = made.sum;
+            a = made.sum_abs;
+            w->off[j] = made.off * scale;
+        } else {
+            for (int64_t i = 0; i < d; i++) {
+                s += q[i] * k[i];
+                a += fabs(q[i] * k[i]);
+            }
+            /* The chain, and the roundings of the scale and of the product with it. */
+            w->off[j] = (g * a + 2 * (u + own) * fabs(s)) * scale;
         }
         w->score[j] = s * scale;
-        /* The chain, and the roundings of the scale and of the product with it. */
-        w->off[j] = (g * a + 2 * (u + own) * fabs(s)) * scale;
         w->overflow = w->overflow || !(a < limit);
         if (w->score[j] > top || isnan(w->score[j]))
             top = w->score[j];
     }
     /* Every segment after the first rescales all before it, and itself, by an exponential. */
-    int n_segments = nm->key_segment > 0 ? (n_keys + nm->key_segment - 1) / nm->key_segment : 1;
-    double exponentials = 2 * (double)nm->exp_ulp * any * n_segments;
-    double flushed = nm->accumulator == FWD_ACC_F32 ? (double)FLT_MIN : 0; /* below, an exponential may be 0 */
+    double exponentials = 2 * (double)nm->exp_ulp * any * (double)count_segments(nm, n_keys);
+    double flushed = u == 0x1p-24 ? (double)FLT_MIN : 0; /* below, an exponential may be 0 */
+    /* Tensor cores: the difference of unscaled scores, times a constant that was rounded twice on its way. */
+    double n_roundings = t->tensor ? 5 : 1;
     double sum = 0;
     for (int j = 0; j < n_keys; j++) {
         /* The difference that exp is taken of rounds too. */
-        double error = w->off[j] + (u + own) * fabs(w->score[j] - top);
+        double error = w->off[j] + n_roundings * (u + own) * fabs(w->score[j] - top);
         w->p[j] = exp(w->score[j] - top);
         double relative = expm1(error) + exponentials * exp(error);
         /* A weight too small for F64 may still be one for scores that are far off. */
@@ -96,10 +117,11 @@ static void score_keys(const struct attention_task *t, struct head_work *w, cons
 static void mix_values(const struct attention_task *t, const struct head_work *w, const double *v, int n_keys) {
     int64_t d = par_spec_config(t->ev->m)->head_dim;
     for (int64_t i = 0; i < d; i++)
-        w->out[i] = w->out_abs[i] = w->moved[i] = w->a[i] = 0;
+        w->out[i] = w->out_abs[i] = w->moved[i] = w->a[i] = w->value_abs[i] = 0;
     for (int j = 0; j < n_keys; j++)
         for (int64_t i = 0; i < d; i++) {
             double term = w->p[j] * v[j * t->kv_dim + i];
+            w->value_abs[i] += fabs(v[j * t->kv_dim + i]);
             w->out[i] += term;
             w->out_abs[i] += fabs(term);
         }
@@ -192,6 +214,37 @@ static double swallowed_weights(const struct head_work *w, int n_keys, double u,
     return fmin(swallowed, steps * u);
 }
 
+/* How much the two sums over the keys may be off: of the weights, relative, and of the weighted values, times
+ * sum p |v|. */
+struct key_sums {
+    double n_weights, n_values, weights, values;
+    bool sure_weights, sure_values;
+};
+
+static struct key_sums bound_key_sums(const struct attention_task *t, const struct head_work *w, int n_keys, double u) {
+    const struct par_eval *e = t->ev->e;
+    const struct fwd_numerics *nm = e->numerics;
+    struct key_sums s;
+    double own_sums = par_growth(e->bound, n_keys, 0x1p-53);
+    if (t->tensor) {
+        double segments = (double)count_segments(nm, n_keys), lanes = nm->key_lanes > 0 ? nm->key_lanes : 1;
+        double n = (nm->key_segment > 0 ? nm->key_segment : n_keys) / lanes + 2 * segments + lanes;
+        double steps = ceil(n_keys / (double)nm->chain_block);
+        s = (struct key_sums){.sure_weights = true, .sure_values = true};
+        s.weights = par_growth(PAR_BOUND_WORST, n, u) + own_sums;
+        s.values = (steps * t->steps.cut + segments * u) * (1 + 0x1p-10) + own_sums;
+        return s;
+    }
+    chain_lengths(nm, n_keys, &s.n_weights, &s.n_values);
+    s.sure_weights = par_growth_is_sure(e->bound, s.n_weights, u);
+    s.sure_values = par_growth_is_sure(e->bound, s.n_values, u);
+    s.weights = par_growth(e->bound, s.n_weights, u) + own_sums;
+    if (!s.sure_weights)
+        s.weights += swallowed_weights(w, n_keys, u, s.n_weights);
+    s.values = par_growth(e->bound, s.n_values, u) + own_sums;
+    return s;
+}
+
 static void judge_head(const struct attention_task *t, struct eval_tally *tally, struct head_work *w, int pos, int head,
                        const double *q) {
     const struct par_eval *e = t->ev->e;
@@ -201,17 +254,9 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
     const double *v = t->v + at;
     int n_keys = pos + 1;
     double own = 0x1p-53, u = par_unit_of_accumulator(nm->accumulator), any = u > own ? u : own;
-    double n_weights, n_values;
     score_keys(t, w, q + head * d, t->k + at, n_keys);
     mix_values(t, w, v, n_keys);
-    chain_lengths(nm, n_keys, &n_weights, &n_values);
-    double own_sums = par_growth(e->bound, n_keys, own);
-    bool sure_weights = par_growth_is_sure(e->bound, n_weights, u),
-         sure_values = par_growth_is_sure(e->bound, n_values, u);
-    double over_weights = par_growth(e->bound, n_weights, u) + own_sums;
-    if (!sure_weights)
-        over_weights += swallowed_weights(w, n_keys, u, n_weights);
-    double over_values = par_growth(e->bound, n_values, u) + own_sums;
+    struct key_sums sums = bound_key_sums(t, w, n_keys, u);
     struct par_bound made = par_bound_make(nm, e->bound, d, d);
     double final = made.final + 2 * (double)nm->div_ulp * any;
     double tiny = (e->out->dtype == FWD_F64 ? 0x1p-1000 : 0x1p-149) * n_keys;
@@ -219,16 +264,28 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
     for (int64_t i = 0; i < d; i++) {
         double exact = w->out[i], got = par_load_one(e->out->dtype, got_row, head * d + i), again;
         double slack = w->moved[i] + final * fabs(exact) + tiny;
-        double bound = slack + over_weights * fabs(exact) + over_values * w->out_abs[i];
+        if (t->tensor)
+            slack += 0x1p-11 * w->out_abs[i] + 0x1p-25 / w->weights * w->value_abs[i];
+        double bound = slack + sums.weights * fabs(exact) + sums.values * w->out_abs[i];
         if (w->overflow || !(w->out_abs[i] * w->weights < made.limit))
             bound = HUGE_VAL;
-        if (!sure_values && fabs(got - exact) > bound)
-            bound += swallowed_values(t, w, v, i, n_keys, u, n_values);
-        if (!(sure_weights && sure_values) && par_eval_wants_look(tally, exact, got, bound) &&
+        if (!sums.sure_values && fabs(got - exact) > bound)
+            bound += swallowed_values(t, w, v, i, n_keys, u, sums.n_values);
+        if (!(sums.sure_weights && sums.sure_values) && par_eval_wants_look(tally, exact, got, bound) &&
             is_systematic(t, w, v, i, n_keys, slack, exact, got, &again, &bound))
             par_eval_systematic(tally, e->out->dtype, pos, head * d + i, again, got, bound);
         else
             par_eval_element(tally, e->out->dtype, pos, head * d + i, exact, got, bound);
+    }
+}
+
+static void load_query(const struct attention_task *t, int pos, double *q) {
+    const struct par_eval *e = t->ev->e;
+    par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), q, t->q_dim);
+    for (int64_t i = 0; i < t->q_dim && t->tensor; i++) {
+        float x = (float)q[i];
+        double scale;
+        par_tensor_convert(e->numerics->operand, &x, 1, &q[i], &scale);
     }
 }
 
@@ -244,13 +301,14 @@ static void attention_heads(void *ctx, int thread, int n_threads) {
     w.out = w.off + t->n_keys;
     w.out_abs = w.out + c->head_dim;
     w.moved = w.out_abs + c->head_dim;
-    w.a = w.moved + c->head_dim;
+    w.value_abs = w.moved + c->head_dim;
+    w.a = w.value_abs + c->head_dim;
     w.b = w.a + room;
     int64_t n_work = (int64_t)t->ev->n_pos * c->n_head, loaded = -1;
     for (int64_t i = thread; i < n_work; i += n_threads) {
         int pos = e->pos0 + t->ev->pos[i / c->n_head];
         if (pos != loaded)
-            par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), q, t->q_dim);
+            load_query(t, pos, q);
         loaded = pos;
         judge_head(t, &t->ev->tally[thread], &w, pos, (int)(i % c->n_head), q);
     }
@@ -288,7 +346,11 @@ enum fwd_status par_eval_attention(struct eval *ev, struct fwd_error *err) {
     t.n_keys = e->pos0 + ev->pos[ev->n_pos - 1] + 1;
     FWD_TRY(par_eval_need_float(ev, e->out, t.q_dim, err));
     FWD_TRY(par_eval_need_float(ev, e->in[0], t.q_dim, err));
-    t.n_scratch = t.q_dim + 5 * ((int64_t)t.n_keys + c->head_dim);
+    t.tensor = e->numerics->accumulator == FWD_ACC_TENSOR;
+    FWD_FAIL_IF(t.tensor && (e->numerics->operand != FWD_F16 || !par_tensor_make(e->numerics, c->head_dim, &t.steps)),
+                FWD_EUNSUPPORTED, err, "kqv_out: steps of %d products with %d bits of %s have no evaluator",
+                e->numerics->chain_block, e->numerics->cut_bits, fwd_dtype_name(e->numerics->operand));
+    t.n_scratch = t.q_dim + 5 * (int64_t)t.n_keys + 6 * (int64_t)c->head_dim;
     t.scratch = fwd_alloc((size_t)ev->n_threads, (size_t)t.n_scratch * sizeof(double));
     t.k = fwd_alloc(2 * (size_t)t.n_keys, (size_t)t.kv_dim * sizeof(double));
     enum fwd_status st = FWD_OK;

@@ -1,7 +1,7 @@
 /* Matrix products. Quantised activations: exact integer dots of the tap's own codes with the weight's codes, times the
  * exact product of the scales, in F64; the terms of the bound are the block products. Float activations: F64 products
  * of the decoded weight. Rows of the matrix are split over the threads, SPEC_DOT_ROWS at a time. */
-#include "spec/eval.h"
+#include "spec/eval_tensor.h"
 #include "spec/look_matmul.h"
 #include "spec/second_look.h"
 #include "spec/spec_decode.h"
@@ -420,17 +420,24 @@ static enum fwd_status run_matmul(struct matmul_task *t, struct fwd_error *err) 
     return FWD_OK;
 }
 
+static enum fwd_status eval_with_bias(struct matmul_task *t, struct fwd_error *err) {
+    struct eval *ev = t->ev;
+    if (ev->e->numerics->accumulator == FWD_ACC_TENSOR)
+        return par_eval_tensor(ev, t->w, t->bias, err);
+    FWD_TRY(check_input(t, err));
+    t->in_order = adds_in_order(t);
+    int64_t n_terms = t->block == 1 ? t->w->n_cols : 2 * t->n_blocks;
+    t->bound = par_bound_make(ev->e->numerics, ev->e->bound, t->w->n_cols, n_terms);
+    t->dots = par_spec_dots(ev->e->caps);
+    t->n_tile = (ev->n_pos + SPEC_DOT_POSITIONS - 1) / SPEC_DOT_POSITIONS * SPEC_DOT_POSITIONS;
+    return run_matmul(t, err);
+}
+
 enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     const struct par_eval *e = ev->e;
     struct matmul_task t = {.ev = ev, .w = par_spec_weight(ev->m, e->op, e->layer), .block = 1};
     const struct spec_weight *bias = par_spec_bias(ev->m, e->op, e->layer);
     FWD_TRY(par_eval_need_float(ev, e->out, t.w->n_rows, err));
-    FWD_TRY(check_input(&t, err));
-    t.in_order = adds_in_order(&t);
-    int64_t n_terms = t.block == 1 ? t.w->n_cols : 2 * t.n_blocks;
-    t.bound = par_bound_make(e->numerics, e->bound, t.w->n_cols, n_terms);
-    t.dots = par_spec_dots(e->caps);
-    t.n_tile = (ev->n_pos + SPEC_DOT_POSITIONS - 1) / SPEC_DOT_POSITIONS * SPEC_DOT_POSITIONS;
     float *bias_row = NULL;
     if (bias) {
         bias_row = fwd_alloc((size_t)bias->n_cols, sizeof *bias_row);
@@ -438,7 +445,7 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
         par_decode_row(bias->type, bias->data, bias_row, bias->n_cols);
         t.bias = bias_row;
     }
-    enum fwd_status st = run_matmul(&t, err);
+    enum fwd_status st = eval_with_bias(&t, err);
     /* A matrix is read from end to end: let its pages go, or the whole file stays beside the candidate's copy of it. */
     if (t.w->tensor)
         fwd_gguf_drop_pages(ev->m->file, t.w->tensor);

@@ -1,7 +1,8 @@
 /* Evaluators of the ops that are one step an element: embedding, quantised activations, KV store, SwiGLU, sums. */
-#include "spec/eval.h"
+#include "spec/eval_tensor.h"
 #include "spec/spec_decode.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <math.h>
 #include <string.h>
@@ -96,6 +97,8 @@ static void q8_task(void *ctx, int thread, int n_threads) {
 
 enum fwd_status par_eval_q8(struct eval *ev, struct fwd_error *err) {
     const struct par_eval *e = ev->e;
+    if (par_tensor_format(e->out->dtype))
+        return par_eval_tensor_q8(ev, err);
     int block = par_q8_block_values(e->out->dtype);
     int64_t n = e->out->ne[0];
     FWD_FAIL_IF(!block || n % block != 0, FWD_EINPUT, err, "%s: type %s with %lld values, expected blocks of int8",

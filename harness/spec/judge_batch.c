@@ -3,6 +3,7 @@
 
 #include "spec/eval.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <string.h>
 
@@ -34,8 +35,8 @@ static bool is_packed_float(const struct fwd_view *v) {
 bool par_batch_can_wait(const struct par_eval *e, int positions) {
     const struct fwd_view *in = e->in[0], *out = e->out;
     return par_eval_is_matmul(e->op) && e->n_pos < positions && in && !in->device && !out->device &&
-           (par_q8_block_values(in->dtype) || is_packed_float(in)) && is_packed_float(out) && in->pos0 <= e->pos0 &&
-           in->pos0 + in->n_pos >= e->pos0 + e->n_pos;
+           (par_q8_block_values(in->dtype) || par_tensor_format(in->dtype) || is_packed_float(in)) &&
+           is_packed_float(out) && in->pos0 <= e->pos0 && in->pos0 + in->n_pos >= e->pos0 + e->n_pos;
 }
 
 static bool same_rows(const struct fwd_view *a, const struct fwd_view *b) {

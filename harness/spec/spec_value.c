@@ -55,6 +55,8 @@ static void shape_of(const struct par_eval *e, struct par_elements *x) {
     *x = (struct par_elements){.pos0 = e->pos0, .n_pos = e->n_pos, .width = e->out->ne[0]};
     if (block)
         x->width += e->out->ne[0] / block;
+    if (e->out->dtype == FWD_E4M3)
+        x->width++; /* the row's scale */
     if (is_cache(e->op)) {
         x->pos0 = 0;
         x->n_pos = (int)e->out->ne[2];
