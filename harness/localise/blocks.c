@@ -3,6 +3,7 @@
 
 #include "spec/spec_decode.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,9 +30,16 @@ static const uint8_t *view_row(const struct fwd_view *v, int pos) {
 
 static float load_float(enum fwd_dtype t, const uint8_t *row, int64_t i) {
     float x = 0;
-    double wide;
+    double wide, scale;
     uint16_t half;
-    if (t == FWD_F32) {
+    if (t == FWD_BF16) {
+        par_tensor_read(t, row + 2 * i, 1, &wide, &scale);
+        x = (float)wide;
+    } else if (t == FWD_E4M3) {
+        uint8_t one[5] = {row[0], row[1], row[2], row[3], row[4 + i]};
+        par_tensor_read(t, one, 1, &wide, &scale);
+        x = (float)(wide * scale);
+    } else if (t == FWD_F32) {
         memcpy(&x, row + 4 * i, sizeof x);
     } else if (t == FWD_F64) {
         memcpy(&wide, row + 8 * i, sizeof wide);

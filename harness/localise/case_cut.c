@@ -212,7 +212,7 @@ static enum fwd_status add_input(const struct cutter *k, int i, const struct par
     const struct fwd_view *v = &k->call->in[i];
     struct par_case_input *in = &k->c->in[i];
     FWD_FAIL_IF(!v->data, FWD_EMISSING, k->err, "case: input %d of %s was not kept", i, fwd_op_name(k->item->op));
-    bool cache = par_case_is_cache(v->op), q8 = v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32;
+    bool cache = par_case_is_cache(v->op), q8 = tap->op_q8 != FWD_OP_COUNT && v->op == tap->op_q8;
     int first = cache ? 0 : v->pos0, n = cache ? (int)v->ne[2] : v->n_pos;
     *in = (struct par_case_input){
         .op = q8 ? tap->op_q8 : tap->op, .dtype = v->dtype, .n_values = cache ? v->ne[0] * v->ne[1] : v->ne[0]};

@@ -1,6 +1,8 @@
 /* A case to and from its file. Reading trusts nothing: the container checks its own frames, the directory goes through
  * the model parser, and each tensor is held against both before a byte of it is used. */
 #include "localise/case_parts.h"
+#include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 #include "tap/capture.h"
 #include "tap/safetensors.h"
 #include "tap/seekable.h"
@@ -523,10 +525,10 @@ static enum fwd_status check_inputs(const struct par_case *c, const struct par_s
         FWD_FAIL_IF(in->n_values != par_case_width(config, in->op), FWD_ESHAPE, err,
                     "%s: rows of %s have %lld values, expected %lld", file, fwd_op_name(in->op),
                     (long long)in->n_values, (long long)par_case_width(config, in->op));
-        bool q8 = in->dtype == FWD_Q8_K || in->dtype == FWD_Q8_32;
+        bool q8 = par_q8_block_values(in->dtype) || par_tensor_format(in->dtype);
         FWD_FAIL_IF(q8 != (in->op == taps[i].op_q8) || in->dtype == FWD_I32, FWD_ETYPE, err,
                     "%s: rows of %s have type %s", file, fwd_op_name(in->op), fwd_dtype_name(in->dtype));
-        FWD_FAIL_IF(q8 && in->n_values % (in->dtype == FWD_Q8_K ? 256 : 32), FWD_ESHAPE, err,
+        FWD_FAIL_IF(par_q8_block_values(in->dtype) && in->n_values % par_q8_block_values(in->dtype), FWD_ESHAPE, err,
                     "%s: rows of %lld values are no whole blocks of %s", file, (long long)in->n_values,
                     fwd_dtype_name(in->dtype));
     }

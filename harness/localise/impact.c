@@ -5,6 +5,7 @@
 
 #include "spec/spec_decode.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -89,18 +90,21 @@ static enum fwd_status put_blocks(void *ud, const struct fwd_op_call *call, stru
     struct par_elements x;
     FWD_TRY(as_eval(p, call, &numerics, &e, err));
     enum fwd_dtype dtype = call->out->dtype;
-    FWD_FAIL_IF(!par_q8_block_values(dtype), FWD_EUNSUPPORTED, err, "%s: its output is %s, expected blocks of codes",
-                fwd_op_name(call->op), fwd_dtype_name(dtype));
+    bool tensor = par_tensor_format(dtype);
+    FWD_FAIL_IF(!par_q8_block_values(dtype) && !tensor, FWD_EUNSUPPORTED, err,
+                "%s: its output is %s, expected blocks of codes", fwd_op_name(call->op), fwd_dtype_name(dtype));
     FWD_TRY(par_spec_elements(p->r->spec, p->r->pool, &e, &x, err));
     int block = par_q8_block_values(dtype);
     int64_t k = call->out->ne[0];
     size_t row_bytes = fwd_dtype_row_bytes(dtype, k);
-    for (int i = 0; i < x.n_pos; i++)
-        for (int64_t b = 0; b < k / block; b++) {
-            const double *row = x.expected + i * x.width;
-            uint8_t *out = (uint8_t *)call->out->data + (size_t)i * row_bytes;
+    for (int i = 0; i < x.n_pos; i++) {
+        const double *row = x.expected + i * x.width;
+        uint8_t *out = (uint8_t *)call->out->data + (size_t)i * row_bytes;
+        if (tensor)
+            par_tensor_write(dtype, row, k, x.width > k ? row[k] : 1, out);
+        for (int64_t b = 0; !tensor && b < k / block; b++)
             store_block(dtype, row + b * block, row[k + b], out + (size_t)b * par_q8_block_bytes(dtype));
-        }
+    }
     par_elements_free(&x);
     return FWD_OK;
 }

@@ -7,6 +7,7 @@
 #include "spec/ratio_histogram.h"
 #include "spec/spec_decode.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -70,6 +71,13 @@ static void store_floats(enum fwd_dtype t, const double *x, int64_t n, uint8_t *
 /* A recorded row as doubles: floats as they are, codes times their scale. */
 static void load_row(const struct par_case_input *in, const uint8_t *row, double *x) {
     int block = par_q8_block_values(in->dtype);
+    if (par_tensor_format(in->dtype)) {
+        double scale;
+        par_tensor_read(in->dtype, row, in->n_values, x, &scale);
+        for (int64_t i = 0; i < in->n_values; i++)
+            x[i] *= scale;
+        return;
+    }
     if (!block) {
         par_load_f64(in->dtype, row, x, in->n_values);
         return;
@@ -141,7 +149,7 @@ static enum fwd_status take_input(struct replay *r, int k, const struct fwd_view
     bool cache = par_case_is_cache(v->op);
     int first = cache ? 0 : v->pos0, n = cache ? (int)v->ne[2] : v->n_pos;
     int64_t n_values = cache ? v->ne[0] * v->ne[1] : v->ne[0];
-    bool q8 = par_q8_block_values(v->dtype) > 0;
+    bool q8 = par_q8_block_values(v->dtype) > 0 || par_tensor_format(v->dtype);
     FWD_FAIL_IF(v->device, FWD_EUNSUPPORTED, &r->tap_err, "replay: %s lies in device memory", fwd_op_name(v->op));
     FWD_FAIL_IF(n_values != in->n_values || first + n > r->c->n_ids || (!q8 && !par_float_bytes(v->dtype)), FWD_ESHAPE,
                 &r->tap_err, "replay: %s has %d rows of %lld values of type %s, recorded were %lld", fwd_op_name(v->op),

@@ -7,6 +7,7 @@
 #include "spec/eval.h"
 #include "spec/spec_decode.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 
 #include <math.h>
 #include <string.h>
@@ -397,6 +398,20 @@ static enum fwd_dtype act_type(const struct sig_case *c, const struct fwd_view *
     return par_q8_block_values(in->dtype) ? in->dtype : c->item->numerics.act;
 }
 
+/* A row as tensor cores read it, scale included. wide: [k], may be x itself; false: no memory. */
+static bool convert_row(enum fwd_dtype to, const double *x, int64_t k, double *wide) {
+    float *narrow = fwd_alloc((size_t)k, sizeof *narrow);
+    double scale = 1;
+    for (int64_t i = 0; narrow && i < k; i++)
+        narrow[i] = (float)x[i];
+    if (narrow)
+        par_tensor_convert(to, narrow, k, wide, &scale);
+    for (int64_t i = 0; narrow && i < k; i++)
+        wide[i] *= scale;
+    fwd_free(narrow);
+    return narrow != NULL;
+}
+
 /* Activations of a slot as the spec has them, or quantised by another rule. */
 static bool load_act(const struct sig_case *c, int slot, enum sig_quant_rule rule, struct sig_act *a) {
     const struct par_eval *e = &c->calls[c->slots[slot].call].e;
@@ -406,8 +421,16 @@ static bool load_act(const struct sig_case *c, int slot, enum sig_quant_rule rul
     if (!par_view_row(in, pos) || !act_alloc(c, c->k, n != 0, a))
         return false;
     bool blocks = par_q8_block_values(in->dtype) != 0, agree;
-    if (!blocks)
+    if (par_tensor_format(in->dtype)) {
+        double scale;
+        par_tensor_read(in->dtype, par_view_row(in, pos), c->k, a->x, &scale);
+        for (int64_t k = 0; k < c->k; k++)
+            a->x[k] *= scale;
+    } else if (!blocks) {
         par_load_f64(in->dtype, par_view_row(in, pos), a->x, c->k);
+        if (par_tensor_format(type))
+            return convert_row(type, a->x, c->k, a->x);
+    }
     if (!n)
         return true;
     struct spec_q8 s;
@@ -611,7 +634,18 @@ struct work {
     float *bias;
     bool integer, ready; /* ready: row holds row `at` */
     int64_t at;
+    double *wide; /* [k], where the weights are converted too */
 };
+
+/* The row as a product on tensor cores has it. */
+static void convert_weights(const struct sig_case *c, const struct work *w) {
+    double scale;
+    if (!w->wide || !w->ready)
+        return;
+    par_tensor_convert(c->item->numerics.operand, w->row->w, c->k, w->wide, &scale);
+    for (int64_t i = 0; i < c->k; i++)
+        w->row->w[i] = (float)(w->wide[i] * scale);
+}
 
 static bool prepare(const struct sig_case *c, const struct sig_product *p, struct work *w) {
     *w = (struct work){.integer = par_sig_integer(c, p), .at = -1};
@@ -625,7 +659,10 @@ static bool prepare(const struct sig_case *c, const struct sig_product *p, struc
         if (w->bias)
             par_decode_row(p->bias->type, p->bias->data, w->bias, p->bias->n_cols);
     }
-    return w->row && (p->act == SIG_ACT_SPEC || w->acts);
+    bool tensor = c->item->numerics.accumulator == FWD_ACC_TENSOR;
+    if (tensor)
+        w->wide = par_sig_alloc(c, (size_t)c->k, sizeof *w->wide);
+    return w->row && (p->act == SIG_ACT_SPEC || w->acts) && (w->wide || !tensor);
 }
 
 static void release(const struct sig_case *c, struct work *w) {
@@ -633,6 +670,7 @@ static void release(const struct sig_case *c, struct work *w) {
         fwd_free(w->acts[i].x);
     fwd_free(w->acts);
     fwd_free(w->bias);
+    fwd_free(w->wide);
     fwd_free(w->row);
 }
 
@@ -647,6 +685,7 @@ void par_sig_product_value(const struct sig_case *c, const struct sig_variant *v
         if (ok && e[i].row != w.at) {
             w.ready = par_sig_read_row(p, e[i].row, !w.integer, w.row);
             w.at = e[i].row;
+            convert_weights(c, &w);
         }
         const struct sig_act *act = &c->acts[e[i].slot];
         if (ok && w.acts) {

@@ -104,7 +104,7 @@ static void q8_value(const struct sig_case *c, const struct sig_variant *v, cons
     for (int64_t i = 0; i < n; i++) {
         alt[i] = NAN;
         bound[i] = loose[i] = -1;
-        if (r.x && e[i].slot != slot) {
+        if (r.x && r.block && e[i].slot != slot) {
             slot = e[i].slot;
             ok = load_row(c, c->slots[slot].call, c->slots[slot].pos, r.x, r.n);
             if (ok)

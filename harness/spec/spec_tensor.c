@@ -85,6 +85,32 @@ void par_tensor_read(enum fwd_dtype from, const uint8_t *row, int64_t n, double 
     }
 }
 
+static uint8_t e4m3_code(double value) {
+    double y = fabs(value);
+    int e;
+    (void)frexp(y, &e);
+    unsigned code = isnan(y) ? 0x7f : e - 1 < -6 ? (unsigned)ldexp(y, 9) : (unsigned)(ldexp(y, 4 - e) + 8 * (e + 5));
+    return (uint8_t)(code | (signbit(value) ? 0x80 : 0));
+}
+
+void par_tensor_write(enum fwd_dtype to, const double *value, int64_t n, double scale, uint8_t *row) {
+    float d = (float)scale;
+    if (to == FWD_E4M3)
+        memcpy(row, &d, sizeof d);
+    for (int64_t i = 0; i < n; i++) {
+        if (to == FWD_E4M3) {
+            row[4 + i] = e4m3_code(value[i]);
+            continue;
+        }
+        float x = (float)value[i];
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        bits = isnan(x) ? 0x7fff0000u : bits;
+        row[2 * i] = (uint8_t)(bits >> 16);
+        row[2 * i + 1] = (uint8_t)(bits >> 24);
+    }
+}
+
 /* ---- sums ---- */
 bool par_tensor_make(const struct fwd_numerics *nm, int64_t n, struct spec_tensor *out) {
     if (nm->chain_block < 1 || nm->chain_per_block != 1 || nm->cut_bits < 1 || nm->promote % nm->chain_block)

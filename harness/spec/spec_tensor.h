@@ -38,5 +38,7 @@ bool par_tensor_format(enum fwd_dtype t);
 void par_tensor_convert(enum fwd_dtype to, const float *x, int64_t n, double *value, double *scale);
 /* The same from a tap's row. */
 void par_tensor_read(enum fwd_dtype from, const uint8_t *row, int64_t n, double *value, double *scale);
+/* And to it; the values are of the format. */
+void par_tensor_write(enum fwd_dtype to, const double *value, int64_t n, double scale, uint8_t *row);
 
 #endif

@@ -207,6 +207,7 @@ static enum fwd_status say_tap(struct par_capture_writer *w, const struct fwd_vi
     char key[64], value[160];
     const char *layout = v->dtype == FWD_Q8_K    ? " block=f32:d,i8:q[256],i16:sum16[16]"
                          : v->dtype == FWD_Q8_32 ? " block=f32:d,i32:sum,i8:q[32]"
+                         : v->dtype == FWD_E4M3  ? " row=f32:d,f8_e4m3:code[ne0]"
                                                  : "";
     int n = snprintf(value, sizeof value, "op=%s dtype=%s ne0=%lld", fwd_op_name(v->op), fwd_dtype_name(v->dtype),
                      (long long)v->ne[0]);
@@ -242,10 +243,10 @@ static bool wants(const struct par_capture_writer *w, const struct fwd_view *v) 
 static enum fwd_status describe(const struct par_capture_writer *w, const struct fwd_view *v, struct par_st_tensor *t,
                                 struct fwd_error *err) {
     const char *op = fwd_op_name(v->op);
-    bool quantised = v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32;
+    bool quantised = v->dtype == FWD_Q8_K || v->dtype == FWD_Q8_32 || v->dtype == FWD_E4M3;
     bool cache = v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE;
     int64_t n_outer = cache ? v->ne[2] : v->ne[1];
-    FWD_FAIL_IF((unsigned)v->op >= FWD_OP_COUNT || (unsigned)v->dtype > FWD_Q8_32, FWD_ETYPE, err,
+    FWD_FAIL_IF((unsigned)v->op >= FWD_OP_COUNT || (unsigned)v->dtype > FWD_E4M3, FWD_ETYPE, err,
                 "%s: a tap of op %d and dtype %d is not known", w->path, (int)v->op, (int)v->dtype);
     FWD_FAIL_IF(v->device != 0, FWD_EUNSUPPORTED, err, "%s: tap %s lies on device %d, expected host memory", w->path,
                 op, v->device);
