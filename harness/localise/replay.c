@@ -158,7 +158,7 @@ static enum fwd_status take_input(struct replay *r, int k, const struct fwd_view
     if (!s->bytes)
         FWD_TRY(make_seen(r, s, v, n_values));
     /* Codes of another format than the recorded ones the path makes itself, from the floats it was given. */
-    bool write = r->info.taps[v->op] == FWD_TAP_WRITE && (!q8 || v->dtype == in->dtype);
+    bool write = r->info.taps[v->op] != FWD_TAP_ABSENT && (!q8 || v->dtype == in->dtype);
     for (int i = 0; i < n; i++) {
         uint8_t *row = s->bytes + (first + i) * s->view.nb[1];
         if (write) {
@@ -237,10 +237,42 @@ static bool is_input(const struct replay *r, const struct par_case_tap *t, const
     return v->layer == (t->layer == PAR_CASE_LAST_LAYER ? last : t->layer) && (v->op == t->op || v->op == t->op_q8);
 }
 
+/* Where a tap cannot be written the op that makes it is overridden instead. */
+static bool by_override(const struct replay *r, enum fwd_op op) {
+    return op != FWD_OP_COUNT && r->info.taps[op] == FWD_TAP_READ;
+}
+
+static enum fwd_status put_input(void *ud, const struct fwd_op_call *call, struct fwd_error *err) {
+    struct replay *r = ud;
+    FWD_TRY(call->builtin(call, err));
+    for (int k = 0; k < r->n_taps; k++) {
+        enum fwd_status rc = is_input(r, &r->taps[k], call->out) ? take_input(r, k, call->out) : FWD_OK;
+        if (rc != FWD_OK && err)
+            *err = r->tap_err;
+        FWD_TRY(rc);
+    }
+    return FWD_OK;
+}
+
+static enum fwd_status override_inputs(struct replay *r) {
+    int last = par_spec_config(r->model.spec)->n_layer - 1;
+    for (int k = 0; k < r->n_taps; k++) {
+        const struct par_case_tap *t = &r->taps[k];
+        const enum fwd_op ops[] = {t->op, t->op_q8};
+        for (int i = 0; i < 2; i++) {
+            if (!by_override(r, ops[i]))
+                continue;
+            int layer = !fwd_op_in_layer(ops[i]) ? -1 : t->layer == PAR_CASE_LAST_LAYER ? last : t->layer;
+            FWD_TRY(r->path->override(r->session, ops[i], layer, put_input, r, r->err));
+        }
+    }
+    return FWD_OK;
+}
+
 static int on_tap(void *ud, const struct fwd_view *v) {
     struct replay *r = ud;
     for (int k = 0; r->rc == FWD_OK && k < r->n_taps; k++)
-        if (is_input(r, &r->taps[k], v))
+        if (!by_override(r, v->op) && is_input(r, &r->taps[k], v))
             r->rc = take_input(r, k, v);
     if (r->rc == FWD_OK && v->op == r->c->op && v->layer == r->c->layer)
         r->rc = take_output(r, v);
@@ -271,7 +303,9 @@ static enum fwd_status open_session(struct replay *r) {
         FWD_TRY(replay_faults_place(&r->faults, c, !same_path, &r->model, &knobs, r->err));
     replay_faults_hook(&r->faults, &knobs);
     replay_faults_text(&r->faults, r->out->faults, sizeof r->out->faults);
+    par_drive_fit_knobs(r->path, &knobs);
     FWD_TRY(r->path->open(&r->session, r->model.file, &knobs, r->err));
+    FWD_TRY(override_inputs(r)); /* before the faults: a planted op stays planted */
     return replay_faults_plant(&r->faults, r->path, r->session, r->err);
 }
 
@@ -321,10 +355,10 @@ static enum fwd_status drive(struct replay *r) {
 static bool can_write(const struct replay *r) {
     for (int k = 0; k < r->n_taps; k++) {
         const struct par_case_tap *t = &r->taps[k];
-        bool q8 = t->op_q8 != FWD_OP_COUNT && r->info.taps[t->op_q8] == FWD_TAP_WRITE;
-        if (r->info.taps[t->op] != FWD_TAP_WRITE && !q8) {
+        bool q8 = t->op_q8 != FWD_OP_COUNT && r->info.taps[t->op_q8] != FWD_TAP_ABSENT;
+        if (r->info.taps[t->op] == FWD_TAP_ABSENT && !q8) {
             (void)snprintf(r->out->note, sizeof r->out->note,
-                           "path %s does not let %s be written: recorded, cannot be re-run", r->path->name,
+                           "path %s has no %s to put the inputs in: recorded, cannot be re-run", r->path->name,
                            fwd_op_name(t->op));
             return false;
         }

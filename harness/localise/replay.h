@@ -27,7 +27,8 @@ struct par_replay {
     char faults[512];           /* planted in this replay; "" */
     char note[200];             /* why it is UNMEASURED; else "" */
 };
-/* FWD_OK with UNMEASURED where the path's taps of the inputs cannot be written. */
+/* Inputs go in through their taps, or by overriding their ops where a path's taps can only be read; FWD_OK with
+ * UNMEASURED where the path has neither. */
 enum fwd_status par_case_replay(const struct par_case *c, const struct par_replay_options *options,
                                 struct par_replay *out, struct fwd_error *err);
 /* |got - expected| / bound, cut at 1e9, which is also the ratio of an element of which one side is not finite. */

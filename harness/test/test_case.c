@@ -447,20 +447,27 @@ START_TEST(knobs_are_recorded) {
 }
 END_TEST
 
-/* A path whose taps can only be read: the case says that it cannot be re-run. */
-static void describe_read_only(struct fwd_path_info *out) {
+/* A path whose taps can only be read gets its inputs by overrides; one without them cannot be re-run, and says so. */
+static enum fwd_tap_kind described;
+static void describe_taps(struct fwd_path_info *out) {
     fwd_path_find("q4k-cpu")->describe(out);
     for (int op = 0; op < FWD_OP_COUNT; op++)
-        out->taps[op] = FWD_TAP_READ;
+        out->taps[op] = described;
 }
 
 START_TEST(read_only_taps) {
+    static const enum fwd_op ops[] = {FWD_OP_QCUR, FWD_OP_KQV_OUT, FWD_OP_FFN_OUT, FWD_OP_RESULT_OUTPUT};
     struct run r;
     struct par_case c;
-    make_bug("q4k-cpu", FWD_OP_QCUR, &r, &c);
-    struct fwd_path read_only = *fwd_path_find("q4k-cpu");
-    read_only.describe = describe_read_only;
+    make_bug("q4k-cpu", ops[_i], &r, &c);
+    struct fwd_path read_only = *r.context.path;
+    read_only.describe = describe_taps;
+    described = FWD_TAP_READ;
     struct par_replay out = replay(&c, &(struct par_replay_options){.path = &read_only});
+    ck_assert_msg(out.same_reason && memcmp(&out.elements[0], &c.elements[0], sizeof c.elements[0]) == 0, "%s, %s",
+                  par_verdict_name(out.verdict), out.note);
+    described = FWD_TAP_ABSENT;
+    out = replay(&c, &(struct par_replay_options){.path = &read_only});
     ck_assert_int_eq(out.verdict, PAR_UNMEASURED);
     ck_assert_msg(strstr(out.note, "cannot be re-run") != NULL, "%s", out.note);
     struct par_case_info info;
@@ -759,7 +766,7 @@ int main(void) {
     tcase_add_test(t, the_same_reason);
     tcase_add_test(t, still_fails);
     tcase_add_test(t, red_without_the_fault);
-    tcase_add_test(t, read_only_taps);
+    tcase_add_loop_test(t, read_only_taps, 0, 4);
     tcase_add_test(t, unverified_is_not_written);
     tcase_add_test(t, ddmin_finds_the_units);
     tcase_add_test(t, a_lie_is_refused);
