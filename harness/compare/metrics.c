@@ -86,6 +86,34 @@ void par_metrics_add_f64(struct par_metrics_acc *acc, const double *ref, const d
         add_pair(acc, ref[i], got[i], base + i);
 }
 
+void par_metrics_take(struct par_metrics_acc *acc, struct par_metrics_acc *from) {
+    struct par_metrics *m = &acc->m;
+    const struct par_metrics *f = &from->m;
+    m->n += f->n;
+    m->n_nan_ref += f->n_nan_ref;
+    m->n_nan_got += f->n_nan_got;
+    m->n_inf_ref += f->n_inf_ref;
+    m->n_inf_got += f->n_inf_got;
+    m->n_nonfinite_mismatch += f->n_nonfinite_mismatch;
+    acc->n_finite += from->n_finite;
+    acc->n_equal += from->n_equal;
+    acc->sum_d2 += from->sum_d2;
+    acc->sum_ref2 += from->sum_ref2;
+    acc->sum_got2 += from->sum_got2;
+    acc->sum_product += from->sum_product;
+    for (int i = 0; i < N_BINS; i++)
+        acc->bin[i] += from->bin[i];
+    if (f->max_at >= 0 &&
+        (m->max_at < 0 || f->max_abs > m->max_abs || (f->max_abs == m->max_abs && f->max_at < m->max_at))) {
+        m->max_abs = f->max_abs;
+        m->max_at = f->max_at;
+        m->max_ref = f->max_ref;
+        m->max_got = f->max_got;
+    }
+    memset(from, 0, sizeof *from);
+    from->m.max_at = -1;
+}
+
 /* Upper edge of the bin below or at which a share q lies. */
 static double quantile(const struct par_metrics_acc *acc, double q) {
     double want = q * (double)acc->n_finite, seen = (double)acc->n_equal;

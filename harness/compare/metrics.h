@@ -19,6 +19,8 @@ struct par_metrics_acc;
 struct par_metrics_acc *par_metrics_begin(void); /* NULL: no memory */
 void par_metrics_add(struct par_metrics_acc *acc, const float *ref, const float *got, int64_t n, int64_t base);
 void par_metrics_add_f64(struct par_metrics_acc *acc, const double *ref, const double *got, int64_t n, int64_t base);
+/* As if what went into `from` had gone into acc; `from` is then as new. */
+void par_metrics_take(struct par_metrics_acc *acc, struct par_metrics_acc *from);
 void par_metrics_end(const struct par_metrics_acc *acc, struct par_metrics *out);
 void par_metrics_free(struct par_metrics_acc *acc);
 

@@ -10,6 +10,9 @@
 /* Copies of what accused ops read and wrote: at most so much a side. */
 #define EVIDENCE_BYTES ((size_t)96 << 20)
 
+/* Parts that the comparison of a call with many positions is cut into. */
+enum { FREE_RUN_PARTS = 16 };
+
 struct numerics_of {
     const struct fwd_path *path;
     const struct fwd_session *session;
@@ -22,10 +25,9 @@ struct tap_work {
     struct par_metrics_acc **metrics; /* [n_ops], or NULL */
     bool keep;                        /* into the store */
     size_t evidence_bytes;
-    struct par_run_ledger *ledger; /* or NULL */
-    uint64_t *last_tap;            /* [n_ids] hash of each row of the last tap, or NULL */
-    float *row;                    /* room for the widest row */
-    int64_t row_cap;
+    struct par_run_ledger *ledger;                 /* or NULL */
+    uint64_t *last_tap;                            /* [n_ids] hash of each row of the last tap, or NULL */
+    struct par_metrics_acc *parts[FREE_RUN_PARTS]; /* with metrics */
     const char *what;
     const uint8_t *want; /* positions whose logits are wanted */
     bool whole;          /* the whole sequence goes in as one prompt */
@@ -41,25 +43,58 @@ static int op_index(const struct par_run *r, enum fwd_op op, int layer) {
     return -1;
 }
 
+/* A call's rows beside the reference's, in parts that do not depend on the number of threads, so that sums do not. */
+struct beside {
+    struct tap_work *w;
+    const struct fwd_view *view;
+    struct par_metrics_acc *into; /* of the op, for a call of one part */
+    int n_parts;
+    enum fwd_status rc[FREE_RUN_PARTS];
+};
+
+static enum fwd_status compare_rows(const struct beside *b, int part, struct fwd_error *err) {
+    struct par_run *r = b->w->r;
+    const struct fwd_view *v = b->view;
+    struct par_metrics_acc *acc = b->n_parts == 1 ? b->into : b->w->parts[part];
+    int64_t begin, end;
+    float *row = fwd_alloc((size_t)v->ne[0], sizeof *row);
+    FWD_FAIL_IF(!row, FWD_ENOMEM, err, "run: no memory for a row of %lld values", (long long)v->ne[0]);
+    fwd_range_split(v->n_pos, 1, part, b->n_parts, &begin, &end);
+    enum fwd_status rc = FWD_OK;
+    for (int64_t i = begin; rc == FWD_OK && i < end; i++) {
+        int pos = v->pos0 + (int)i;
+        if (par_store_width(r->store, v->op, v->layer, pos) != v->ne[0])
+            continue;
+        rc = par_store_get(r->store, v->op, v->layer, pos, row, err);
+        const float *got = (const float *)(const void *)((const char *)v->data + v->nb[1] * i);
+        if (rc == FWD_OK)
+            par_metrics_add(acc, row, got, v->ne[0], (int64_t)pos * v->ne[0]);
+    }
+    fwd_free(row);
+    return rc;
+}
+
+static void compare_parts(void *ctx, int thread, int n_threads) {
+    struct beside *b = ctx;
+    for (int part = thread; part < b->n_parts; part += n_threads)
+        b->rc[part] = compare_rows(b, part, part == 0 ? b->w->err : NULL);
+}
+
 static enum fwd_status compare_free_run(struct tap_work *w, const struct fwd_view *v) {
     struct par_run *r = w->r;
     int index = op_index(r, v->op, v->layer);
     if (index < 0 || v->dtype != FWD_F32 || v->op == FWD_OP_K_CACHE || v->op == FWD_OP_V_CACHE)
         return FWD_OK;
-    for (int i = 0; i < v->n_pos; i++) {
-        int pos = v->pos0 + i;
-        int64_t width = par_store_width(r->store, v->op, v->layer, pos);
-        if (width != v->ne[0])
-            continue;
-        if (width > w->row_cap) {
-            fwd_free(w->row);
-            w->row = fwd_alloc((size_t)width, sizeof *w->row);
-            w->row_cap = w->row ? width : 0;
-            FWD_FAIL_IF(!w->row, FWD_ENOMEM, w->err, "run: no memory for a row of %lld values", (long long)width);
-        }
-        FWD_TRY(par_store_get(r->store, v->op, v->layer, pos, w->row, w->err));
-        const float *got = (const float *)(const void *)((const char *)v->data + v->nb[1] * i);
-        par_metrics_add(w->metrics[index], w->row, got, width, (int64_t)pos * width);
+    struct beside b = {.w = w, .view = v, .into = w->metrics[index], .n_parts = 1};
+    if (v->n_pos >= FREE_RUN_PARTS)
+        b.n_parts = FREE_RUN_PARTS;
+    fwd_pool_run(b.n_parts > 1 ? r->pool : NULL, compare_parts, &b);
+    for (int part = 0; part < b.n_parts; part++) {
+        FWD_FAIL_IF(b.rc[part] != FWD_OK && part > 0, b.rc[part], w->err,
+                    "run: a row of %s of layer %d cannot be read back", fwd_op_name(v->op), v->layer);
+        FWD_TRY(b.rc[part]);
+        if (b.n_parts > 1)
+            par_metrics_take(b.into, w->parts[part]);
     }
     return FWD_OK;
 }
@@ -346,6 +381,8 @@ static enum fwd_status candidate_pass(struct par_run *r, struct fwd_session *ses
     struct par_drive drive = {.path = o->cand, .session = session, .schedule = o->schedule, .chunk = o->chunk};
     for (int i = 0; i < r->n_ops; i++)
         FWD_FAIL_IF(!(w->metrics[i] = par_metrics_begin()), FWD_ENOMEM, err, "run: no memory for metrics");
+    for (int i = 0; i < FREE_RUN_PARTS; i++)
+        FWD_FAIL_IF(!(w->parts[i] = par_metrics_begin()), FWD_ENOMEM, err, "run: no memory for metrics");
     w->what = "candidate, every op judged";
     w->evidence_bytes = EVIDENCE_BYTES;
     FWD_TRY(open_ledger(r, w, session, err));
@@ -393,7 +430,8 @@ enum fwd_status par_run_candidate(struct par_run *r, struct fwd_session *session
     fwd_free(w.last_tap);
     fwd_free((void *)w.metrics);
     par_run_ledger_close(w.ledger);
-    fwd_free(w.row);
+    for (int i = 0; i < FREE_RUN_PARTS; i++)
+        par_metrics_free(w.parts[i]);
     par_judge_close(w.judge);
     return rc == FWD_OK ? par_run_prove(r, session, err) : rc;
 }

@@ -90,6 +90,17 @@ static void judge_position(const struct par_run *r, int i, struct par_report_log
     }
 }
 
+struct judged_rows {
+    const struct par_run *r;
+    struct par_report_logits *rows;
+};
+
+static void judge_positions(void *ctx, int thread, int n_threads) {
+    const struct judged_rows *job = ctx;
+    for (int i = thread; i < job->r->n_want; i += n_threads)
+        judge_position(job->r, i, &job->rows[i]);
+}
+
 /* The candidate's greedy tokens: its best one at the last prompt position and at every decode step. */
 static void figure_greedy(struct par_run *r, const struct par_report_logits *rows) {
     double n = 0, equal = 0, certified = 0, unmeasured = 0;
@@ -120,8 +131,9 @@ static void figure_logits(struct par_run *r) {
         return;
     double flips = 0, uncertified = 0, beyond = 0, nonfinite = 0, kl = 0, first_equal = NAN, first_held = NAN;
     double distance_share = 0, gap_share = 0, equal_or_certified = 0, spread = 0;
+    struct judged_rows job = {r, rows};
+    fwd_pool_run(r->pool, judge_positions, &job);
     for (int i = 0; i < r->n_want; i++) {
-        judge_position(r, i, &rows[i]);
         bool flip = rows[i].m.top_ref != rows[i].m.top_got, bad = rows[i].verdict == PAR_DIVERGED;
         flips += flip;
         uncertified += flip && bad;

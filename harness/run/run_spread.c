@@ -119,11 +119,29 @@ static double largest_lift(const float *ref, const float *got, int64_t n) {
     return best;
 }
 
+/* The logits of one run, position by position. */
+struct looked {
+    const struct ensemble *e;
+    int run;
+};
+
+static void look_at_rows(void *ctx, int thread, int n_threads) {
+    const struct looked *l = ctx;
+    const struct ensemble *e = l->e;
+    struct par_run *r = e->r;
+    for (int i = thread; i < r->n_want; i += n_threads) {
+        int64_t at = (int64_t)i * r->n_vocab, slot = (int64_t)l->run * r->n_want + i;
+        const float *ref = r->logits_ref + at, *got = r->logits_work + at;
+        e->lifts[slot] = largest_lift(ref, got, r->n_vocab);
+        e->distances[slot] = par_centred_distance(ref, got, r->n_vocab);
+        r->price[i] += e->distances[slot] / e->n_runs;
+        if (l->run > 0)
+            r->floor[i] = fmax(r->floor[i], par_centred_distance(e->first + at, got, r->n_vocab));
+    }
+}
+
 static enum fwd_status one_run(struct ensemble *e, int run, struct fwd_error *err) {
     struct par_run *r = e->r;
-    int n_runs = e->n_runs;
-    double *lifts = e->lifts, *distances = e->distances;
-    float *first = e->first;
     struct nudge *nudge = &e->nudge;
     *nudge = (struct nudge){e, r, mix(0x70617269747931u + (uint64_t)run), run, FWD_OK, err};
     struct par_drive drive = {.path = e->path,
@@ -134,17 +152,10 @@ static enum fwd_status one_run(struct ensemble *e, int run, struct fwd_error *er
     /* The whole sequence in one call: causality makes its rows those of any schedule. */
     enum fwd_status rc = par_drive_run(&drive, r->ids, r->n_ids, r->n_ids, r->want, r->logits_work, err);
     FWD_TRY(nudge->rc != FWD_OK ? nudge->rc : rc);
-    for (int i = 0; i < r->n_want; i++) {
-        int64_t at = (int64_t)i * r->n_vocab;
-        const float *ref = r->logits_ref + at, *got = r->logits_work + at;
-        lifts[run * r->n_want + i] = largest_lift(ref, got, r->n_vocab);
-        distances[run * r->n_want + i] = par_centred_distance(ref, got, r->n_vocab);
-        r->price[i] += distances[run * r->n_want + i] / n_runs;
-        if (run > 0)
-            r->floor[i] = fmax(r->floor[i], par_centred_distance(first + at, got, r->n_vocab));
-    }
+    struct looked looked = {e, run};
+    fwd_pool_run(r->pool, look_at_rows, &looked);
     if (run == 0)
-        memcpy(first, r->logits_work, (size_t)r->n_want * (size_t)r->n_vocab * sizeof *first);
+        memcpy(e->first, r->logits_work, (size_t)r->n_want * (size_t)r->n_vocab * sizeof *e->first);
     return FWD_OK;
 }
 
