@@ -187,6 +187,29 @@ refuse "capture of another kind" 4 'm.gguf' "$parity" diff m.gguf m.gguf
 refuse "capture that does not exist" 4 'none.parity: cannot be opened' "$parity" diff none.parity none.parity
 rm -f flip.gguf nan.gguf cut.gguf
 
+# ---- paths on a card that is not there: refused, and nothing else in their place ---------------------------------
+hide="env CUDA_VISIBLE_DEVICES="
+for command in "run m.gguf --paths" "generate m.gguf --path" "bench m.gguf --paths" "selftest m.gguf --paths" "run m.gguf --ref"; do
+    refuse "$command q4k-cuda without a card" 4 'path q4k-cuda is unavailable: ' $hide "$parity" $command q4k-cuda --tokens 1
+done
+refuse "trace on a card that is not there" 4 'path f32-cuda is unavailable: ' \
+    $hide "$parity" trace m.gguf --path f32-cuda --tokens 1 -o none.trace
+expect "two candidates, one of them not here" 4 'candidate q4k-cpu|HELD (exit 0)|candidate q4k-cuda|REFUSED (exit 4): q4k-cuda was not run' \
+    $hide "$parity" run m.gguf --paths q4k-cpu,q4k-cuda --report both $few
+got=0
+[ -f both/q4k-cpu/verdict.json ] && [ ! -e both/q4k-cuda ] && grep -q -- "--paths q4k-cpu" both/q4k-cpu/report.txt && ok=yes || ok=no
+note "each candidate has its own report" "$ok"
+expect "what serves what, and the weights as bound" 0 'dispatch|matmul_q|Q4_K|ref|forced|blk.0.attn_q.weight|0 of them not the file' \
+    "$parity" paths --explain m.gguf --paths q4k-cpu --force matmul_q=ref
+expect "what serves what, on every path that runs" 0 'q4k-cpu|path q4k-cuda-graph is unavailable: ' \
+    $hide "$parity" paths --explain m.gguf
+refuse "what serves what on a card that is not there" 4 'path q4k-cuda is unavailable: ' \
+    $hide "$parity" paths --explain m.gguf --paths q4k-cuda
+expect "scribbled scratch changes nothing" 0 'HELD (exit 0)' "$parity" run m.gguf --scribble $few
+refuse "a flag that means nothing to the path" 2 'fp8_fast|means nothing' "$parity" run m.gguf --fp8-fast $few
+refuse "a launch plan that is not there" 2 'no launch plan' "$parity" run m.gguf --fault plan-node-missing $few
+refuse "an empty name among paths" 2 '--paths: got ' "$parity" run m.gguf --paths q4k-cpu,,f32 $few
+
 # ---- outputs that cannot be written: 4, nothing left ------------------------------------------------------------
 : >file
 refuse "report folder under /proc" 4 'report folder /proc/none/x cannot be written' "$parity" run m.gguf --report /proc/none/x $few

@@ -121,11 +121,50 @@ START_TEST(logits_shift_and_nan) {
 }
 END_TEST
 
+/* What is added in parts and taken together is what is added at once: counts, maximum and quantiles equal, sums to
+ * rounding. */
+START_TEST(parts_are_the_whole) {
+    enum { N = 4000, PARTS = 7 };
+    static float ref[N], got[N];
+    for (int i = 0; i < N; i++) {
+        ref[i] = (float)(i % 97) - 48;
+        got[i] = ref[i] + (float)(i * 37 % 64) * 0x1p-9f;
+    }
+    got[1234] = (float)NAN;
+    ref[77] = got[77] = (float)INFINITY;
+    got[2000] = ref[2000] + 3; /* the largest difference, twice: the first counts */
+    got[3000] = ref[3000] + 3;
+    struct par_metrics_acc *whole = par_metrics_begin(), *sum = par_metrics_begin(), *part = par_metrics_begin();
+    struct par_metrics a, b;
+    par_metrics_add(whole, ref, got, N, 0);
+    for (int k = PARTS - 1; k >= 0; k--) {
+        int begin = N * k / PARTS, end = N * (k + 1) / PARTS;
+        par_metrics_add(part, ref + begin, got + begin, end - begin, begin);
+        par_metrics_take(sum, part);
+    }
+    par_metrics_end(whole, &a);
+    par_metrics_end(sum, &b);
+    ck_assert(a.n == b.n && a.n_nan_got == b.n_nan_got && a.n_inf_ref == b.n_inf_ref &&
+              a.n_nonfinite_mismatch == b.n_nonfinite_mismatch);
+    ck_assert_int_eq(a.max_at, 2000);
+    ck_assert_int_eq(b.max_at, 2000);
+    ck_assert_double_eq(a.max_abs, b.max_abs);
+    ck_assert_double_eq(a.p50, b.p50);
+    ck_assert_double_eq(a.p999, b.p999);
+    ck_assert_double_eq_tol(a.rel_l2, b.rel_l2, 1e-12 * a.rel_l2);
+    ck_assert_double_eq_tol(a.cosine, b.cosine, 1e-12);
+    par_metrics_free(whole);
+    par_metrics_free(sum);
+    par_metrics_free(part);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("metrics");
     TCase *t = tcase_create("metrics");
     tcase_set_timeout(t, 30);
     tcase_add_test(t, distances);
+    tcase_add_test(t, parts_are_the_whole);
     tcase_add_test(t, split_and_index);
     tcase_add_test(t, quantiles);
     tcase_add_test(t, nonfinite);
