@@ -15,9 +15,6 @@
 #include <cuda_runtime.h>
 #include <stddef.h>
 
-#ifndef STEP_SHARE
-#define STEP_SHARE 2
-#endif
 enum { PER_LAYER = 5, MOST_GROUP = 8, SEGMENT = 256, MOST_SPLITS = 16 };
 enum kind { KIND_QKV, KIND_ATTEND, KIND_O, KIND_GATE_UP, KIND_DOWN, KIND_HEAD };
 
@@ -167,7 +164,7 @@ static bool fill_gemv(const struct cuda_step *s, enum kind kind, int layer, cons
     }
     p->n_blocks = p->n_units < limits->n_sm ? p->n_units : limits->n_sm;
     /* Two launches side by side on a multiprocessor, where that leaves room for a ring. */
-    unsigned half = limits->sm_bytes / STEP_SHARE - 1024;
+    unsigned half = limits->sm_bytes / 2 - 1024;
     return step_gemv_plan(p, half < limits->block_bytes ? half : limits->block_bytes) ||
            step_gemv_plan(p, limits->block_bytes);
 }

@@ -31,11 +31,34 @@ static __device__ __forceinline__ unsigned shared_address(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
 }
 
-#if STEP_HOPPER
-static __device__ __forceinline__ void barrier_init(uint64_t *barrier) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+/* ---- barriers in shared memory: a phase completes when n have arrived (and the bytes announced are there) ---- */
+
+static __device__ __forceinline__ void barrier_init(uint64_t *barrier, unsigned n) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n) : "memory");
 }
 
+static __device__ __forceinline__ void barrier_arrive(uint64_t *barrier) {
+    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" ::"r"(shared_address(barrier))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void barrier_wait(uint64_t *barrier, unsigned phase) {
+    unsigned done;
+    do
+        asm volatile("{\n\t.reg .pred p;\n\t"
+#if STEP_HOPPER
+                     "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n\t"
+#else
+                     "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n\t"
+#endif
+                     "selp.u32 %0, 1, 0, p;\n\t}"
+                     : "=r"(done)
+                     : "r"(shared_address(barrier)), "r"(phase)
+                     : "memory");
+    while (!done);
+}
+
+#if STEP_HOPPER
 /* After the barriers were made, before a copy reports to them. */
 static __device__ __forceinline__ void barrier_init_done(void) {
     asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async.shared::cta;" ::: "memory");
@@ -50,34 +73,11 @@ static __device__ __forceinline__ void bulk_load(void *dst, const void *src, uns
                  "l"(src), "r"(n_bytes), "r"(shared_address(barrier))
                  : "memory");
 }
-
-static __device__ __forceinline__ void barrier_wait(uint64_t *barrier, unsigned phase) {
-    unsigned done;
-    do
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}"
-                     : "=r"(done)
-                     : "r"(shared_address(barrier)), "r"(phase)
-                     : "memory");
-    while (!done);
-}
 #endif
 
-/* Counts in shared memory; what was stored before is visible to who sees the count. */
-static __device__ __forceinline__ unsigned count_up(unsigned *counter) {
-    unsigned before;
-    asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;"
-                 : "=r"(before)
-                 : "r"(shared_address(counter))
-                 : "memory");
-    return before;
-}
-
-static __device__ __forceinline__ unsigned read_counter(const unsigned *counter) {
-    unsigned value;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(value) : "r"(shared_address(counter)) : "memory");
-    return value;
+/* The warps that multiply, among themselves. */
+static __device__ __forceinline__ void multipliers_meet(void) {
+    asm volatile("bar.sync 1, 512;" ::: "memory");
 }
 
 /* Results that are NaN are stored as one NaN. */

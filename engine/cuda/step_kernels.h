@@ -9,7 +9,8 @@
 
 #include "cuda/kernels.h"
 
-enum { STEP_WARPS = 16, STEP_MATS = 3 };
+/* Warps of a block of step_gemv: those that multiply, one that fetches, one that runs the chains. */
+enum { STEP_MULTIPLIERS = 16, STEP_FETCHER = 16, STEP_CHAINER = 17, STEP_WARPS = 18, STEP_MATS = 3 };
 
 enum step_epilogue { STEP_STORE, STEP_RESIDUAL, STEP_SWIGLU };
 
@@ -22,18 +23,20 @@ struct step_mat {
     int tap;   /* offset of a pointer in struct cuda_step_taps, -1: none */
 };
 
-/* A unit is what one chain finishes: a strip of 8 rows; in STEP_SWIGLU a strip of gate and the same strip of up. The
- * launch's units are numbered through its matrices; a block takes a contiguous run of them. */
+/* A unit is a strip of 8 rows; in STEP_SWIGLU a strip of gate and the same strip of up. The launch's units are numbered
+ * through its matrices; a block takes a contiguous run of them, in groups of at most group_units. A group's superblocks
+ * are worked off in chunks of chunk_sb. A job is one chunk of one strip, which lies in one piece; a batch is the jobs
+ * of one chunk of one group, the strips of gate before those of up. */
 struct step_gemv {
     enum step_epilogue epilogue;
     int n_mat, n_units, n_blocks;
     struct step_mat mat[STEP_MATS];
-    int n, n_sb;                     /* values of the activation vector; superblocks */
-    int unit_tiles;                  /* n_sb, or 2 n_sb */
-    int n_warps;                     /* that multiply */
-    int n_slots, slot_bytes;         /* of each warp's ring */
-    int unit_slots_log2, half_pairs; /* finished tiles wait for their chain in 2^unit_slots_log2 slots of ... */
-    bool has_k, has_32;              /* activation formats in use */
+    int n, n_sb; /* values of the activation vector; superblocks */
+    int group_units, chunk_sb, n_chunks;
+    int n_teams;             /* of chunk_sb warps each; a team takes every n_teams-th job */
+    int n_slots, slot_bytes; /* of the ring of jobs; a multiple of n_teams */
+    int job_pairs;           /* what a job leaves for the chains, in float2; there are two batches of it */
+    bool has_k, has_32;      /* activation formats in use */
     const float *x;
     const float *norm; /* or NULL: x is quantised as it is */
     float eps;
@@ -46,7 +49,7 @@ struct step_gemv {
 
 /* Bytes of shared memory of one block, and where its parts begin. */
 struct step_layout {
-    unsigned counters, q_k, d_k, sum_k, q_32, d_32, sum_32, pairs, ring, size;
+    unsigned q_k, d_k, sum_k, q_32, d_32, sum_32, pairs, ring, size;
 };
 
 struct step_attention {

@@ -1,6 +1,6 @@
 /* test_cuda_step.c: the fused step of one token against the ops of the CPU called one by one: every tap, the cache's
- * new rows and the logits, bit for bit, for models made here. `test_cuda_step bench 7b|1.5b [context]` times graph
- * replays of the true shapes with random weights instead. */
+ * new rows and the logits, bit for bit, for models made here. `test_cuda_step bench 7b|1.5b [context [once]]` times
+ * graph replays of the true shapes with random weights instead. */
 #include "core/half.h"
 #include "cuda/kernels.h"
 #include "test/cuda_test.h"
@@ -790,6 +790,7 @@ static float time_graph(const struct cuda_step *step, int n) {
 
 static const char *bench_name = "7b";
 static int bench_context = 128;
+static bool bench_once; /* for a profiler: one step, launched eagerly, without overlap */
 
 START_TEST(bench) {
     const char *name = bench_name;
@@ -849,6 +850,12 @@ START_TEST(bench) {
     cuda_ok(cudaMemcpy((void *)(uintptr_t)step.state, &state, sizeof state, cudaMemcpyHostToDevice));
     const char *why;
     ck_assert_msg(cuda_step_serves(&step, &why), "not served: %s", why);
+    if (bench_once) {
+        step.overlap = false;
+        cuda_step_enqueue(&step, stream);
+        cuda_ok(cudaStreamSynchronize(stream));
+        return;
+    }
     float us = time_graph(&step, 50);
     struct cuda_step serial = step, headless = step;
     serial.overlap = false;
@@ -878,6 +885,7 @@ int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "bench")) {
         bench_name = argv[2];
         bench_context = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 128;
+        bench_once = argc > 4;
         tcase_add_test(tcase, bench);
         return cuda_test_main("test_cuda_step", suite);
     }
