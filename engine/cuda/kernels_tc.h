@@ -65,6 +65,8 @@ void cuda_tc_numerics_attention(int major, struct fwd_numerics *out);
 /* One m16n8k16 of BF16 or binary16: *sum += ab[0] ab[16] + .. + ab[15] ab[31]. For the test that holds the promises
  * against the instruction. */
 void cuda_tc_probe(struct CUstream_st *stream, bool bf16, const uint16_t *ab, float *sum);
+/* The same in binary16 through Hopper's warpgroup instruction; false: not on this card. */
+bool cuda_tc_probe_group(struct CUstream_st *stream, const uint16_t *ab, float *sum);
 
 #ifdef __cplusplus
 }

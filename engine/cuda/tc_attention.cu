@@ -7,23 +7,12 @@
  * and o are multiplied by 2^((old m - m) c). At the end o times the reciprocal of the sum. The scores are never scaled
  * in 16 bits: Qwen2's layer 0 has scores above 12,000. Which keys share a step depends on nothing but the key, so a
  * position's result is the same in whatever chunk it came. */
-#include "cuda/kernels_tc.h"
+#include "cuda/tc_attention.cuh"
 #include "cuda/tc_mma.cuh"
 
 #include <cuda_runtime.h>
 
-enum { ROWS = 128, KEYS = 64, WARPS = 4, WARP_TILES = 2, THREADS = 32 * WARPS };
-
-struct tile_args {
-    const float *q;
-    float *o;
-    const uint8_t *k, *v;
-    const int32_t *kv_head_of;
-    int64_t k_head, k_row, v_head, v_row; /* bytes */
-    int64_t ld;                           /* floats from one position of q and o to the next */
-    int pos0, n_pos;
-    float c;
-};
+enum { ROWS = 128, WARPS = 4, WARP_TILES = 2, THREADS = 32 * WARPS };
 
 /* Byte offset of a 16-byte chunk in a tile of rows of CHUNKS chunks. */
 template <int CHUNKS> static __device__ inline uint32_t chunk_at(int row, int chunk) {
@@ -95,56 +84,6 @@ static __device__ inline void score_tile(float s[WARP_TILES][KEYS / 8][4], uint3
     }
 }
 
-/* Keys after a row's own position count for nothing. pos: of the lane's first row. */
-static __device__ inline void mask_tile(float s[KEYS / 8][4], int key0, int pos, int lane) {
-#pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = key0 + n * 8 + 2 * (lane & 3) + (i & 1);
-            if (key > pos + 8 * (i >> 1))
-                s[n][i] = __uint_as_float(0xff800000u);
-        }
-    }
-}
-
-static __device__ inline float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/* Scores become weights against the largest score so far; what was summed under a smaller one is scaled down. */
-template <int CHUNKS>
-static __device__ inline void weigh_tile(float s[KEYS / 8][4], float o[CHUNKS][4], float m[2], float sum[2], float c) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float top = m[half];
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-            top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        float shrink = exp2_fast(__fmul_rn(__fsub_rn(m[half], top), c));
-        m[half] = top;
-        float part = 0.0f;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; i++) {
-                s[n][i] = exp2_fast(__fmul_rn(__fsub_rn(s[n][i], top), c));
-                part = __fadd_rn(part, s[n][i]);
-            }
-        }
-        sum[half] = __fmaf_rn(sum[half], shrink, part);
-#pragma unroll
-        for (int n = 0; n < CHUNKS; n++) {
-            o[n][2 * half] = __fmul_rn(o[n][2 * half], shrink);
-            o[n][2 * half + 1] = __fmul_rn(o[n][2 * half + 1], shrink);
-        }
-    }
-}
-
 /* o += w . v of a warp's positions and 64 keys. */
 template <int CHUNKS>
 static __device__ inline void add_values(float o[WARP_TILES][CHUNKS][4], const float w[WARP_TILES][KEYS / 8][4],
@@ -172,30 +111,12 @@ static __device__ inline void add_values(float o[WARP_TILES][CHUNKS][4], const f
     }
 }
 
-template <int CHUNKS>
-static __device__ inline void store_rows(const struct tile_args &a, float o[CHUNKS][4], const float sum[2], int row,
-                                         int head, int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float total = sum[half];
-        total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, 1));
-        total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, 2));
-        float r = __frcp_rn(total);
-        if (row + 8 * half >= a.n_pos)
-            continue;
-        float *to = a.o + (row + 8 * half) * a.ld + (int64_t)head * CHUNKS * 8 + 2 * (lane & 3);
-#pragma unroll
-        for (int n = 0; n < CHUNKS; n++)
-            *(float2 *)(to + 8 * n) = {__fmul_rn(o[n][2 * half], r), __fmul_rn(o[n][2 * half + 1], r)};
-    }
-}
-
 /* CHUNKS: 16-byte chunks in a head's row. Shared memory: q, then two tiles each of k and of v. */
 template <int CHUNKS> __global__ void __launch_bounds__(THREADS, 2) attention_tiles(struct tile_args a) {
     extern __shared__ __align__(1024) uint8_t shared[];
     enum { TILE = KEYS * CHUNKS * 16 };
     uint32_t q = (uint32_t)__cvta_generic_to_shared(shared), k = q + ROWS * CHUNKS * 16, v = k + 2 * TILE;
-    int head = (int)blockIdx.y, row0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS; /* the longest first */
+    int head = (int)blockIdx.x, row0 = (int)(gridDim.y - 1 - blockIdx.y) * ROWS; /* the longest of all heads first */
     int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x & 31;
     int end = a.pos0 + min(row0 + (int)ROWS, a.n_pos); /* keys that any row here sees */
     int n_tiles = (end + KEYS - 1) / KEYS;
@@ -245,7 +166,7 @@ template <int CHUNKS> static void launch(cudaStream_t stream, const struct tile_
     int bytes = (ROWS + 4 * KEYS) * CHUNKS * 16;
     /* A failure shows in the launch that follows. */
     (void)cudaFuncSetAttribute(attention_tiles<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    dim3 grid((unsigned)(a.n_pos + ROWS - 1) / ROWS, (unsigned)n_head);
+    dim3 grid((unsigned)n_head, (unsigned)(a.n_pos + ROWS - 1) / ROWS);
     attention_tiles<CHUNKS><<<grid, THREADS, (size_t)bytes, stream>>>(a);
 }
 
@@ -273,6 +194,8 @@ extern "C" void cuda_tc_attention(struct CUstream_st *stream, const struct cuda_
     t.pos0 = a->pos0;
     t.n_pos = a->n_pos;
     t.c = a->scale * 0x1.715476p+0f;
+    if (launch_attention_hopper(stream, &t, a->n_head, a->k.head_dim))
+        return;
     if (a->k.head_dim == 128)
         launch<16>((cudaStream_t)stream, t, a->n_head);
     else

@@ -5,7 +5,7 @@
 
 #include "cuda/kernels_tc.h"
 
-#include "cuda_test.h"
+#include "test/cuda_test.h"
 
 enum { TIME_LAYERS = 4, TIME_MOST = 4096 };
 
@@ -159,7 +159,7 @@ static void time_convert_ff(struct time_bench *b, int layer, int m) {
     cuda_tc_convert(NULL, b->gate_up, b->s->ff, m, &b->act_ff, NULL);
 }
 
-static void time_one(struct time_bench *b, int m) {
+static void time_one(struct time_bench *b, int m, const char *only) {
     static const struct {
         const char *name;
         void (*call)(struct time_bench *, int, int);
@@ -178,6 +178,8 @@ static void time_one(struct time_bench *b, int m) {
     float total = 0;
     printf("%s %s%s, %d positions:", s->name, b->form == CUDA_FORM_BF16 ? "BF16" : "E4M3", b->fast ? " fast" : "", m);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (only && strcmp(only, parts[i].name) != 0)
+            continue;
         float ms = time_call(b, m, m > 1000 ? 8 : 40, parts[i].call);
         printf(" %s %.1f us", parts[i].name, (double)ms * 1e3);
         if (flop[i] > 0)
@@ -188,21 +190,23 @@ static void time_one(struct time_bench *b, int m) {
            m / (double)total / s->n_layer * 1e3);
 }
 
-/* Everything, one line a shape, form and number of positions; returns what main returns. */
-static int time_layers(struct cuda_lt *lt) {
+/* Everything, or one part (in one form), a line for each shape, form and number of positions; returns what main
+ * returns.
+ */
+static int time_layers(struct cuda_lt *lt, const char *only) {
     static const struct time_shape shapes[] = {{"7B", 28, 3584, 18944, 28, 4, 128, 152064},
                                                {"1.5B", 28, 1536, 8960, 12, 2, 128, 151936}};
     static const int positions[] = {1, 78, 512, 4096};
     static struct time_bench bench;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        for (int form = CUDA_FORM_BF16; form <= CUDA_FORM_E4M3; form++) {
+        for (int form = CUDA_FORM_BF16; form <= (only ? CUDA_FORM_BF16 : CUDA_FORM_E4M3); form++) {
             bench = (struct time_bench){.lt = lt, .s = &shapes[i], .form = (enum cuda_form)form};
             time_open(&bench);
             for (int fast = 0; fast <= (form == CUDA_FORM_E4M3); fast++) {
                 bench.fast = fast;
                 time_failures = 0;
                 for (size_t p = 0; p < sizeof positions / sizeof *positions; p++)
-                    time_one(&bench, positions[p]);
+                    time_one(&bench, positions[p], only);
             }
         }
     }

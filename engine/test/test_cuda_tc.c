@@ -1,7 +1,7 @@
 /* test_cuda_tc.c: what computes on tensor cores in BF16 and E4M3: conversions bit for bit against plain C, products and
  * attention against sums in double within what cuda_tc_numerics declares, on awkward shapes; and a probe of every
- * instruction used, which fails where the declaration does not cover what it shows. With --time: a layer's calls, at
- * the shapes of real models. */
+ * instruction used, which fails where the declaration does not cover what it shows. With --time [part]: a layer's
+ * calls, at the shapes of real models. */
 #include "cuda/kernels_tc.h"
 
 #include "core/half.h"
@@ -491,22 +491,27 @@ START_TEST(test_attention) {
 END_TEST
 
 /* ---- probes ------------------------------------------------------------------------------------------------------ */
+enum probed { PROBE_F16, PROBE_BF16, PROBE_GROUP };
+
 /* One instruction with the given products in row 0 and column 0: c + sum a[i] b[i]. */
-static float run_mma(enum cuda_form form, const float a[16], const float b[16], float c) {
+static float run_mma(enum probed probed, const float a[16], const float b[16], float c) {
     uint16_t pairs[32];
     for (int i = 0; i < 16; i++) {
-        pairs[i] = form == CUDA_FORM_BF16 ? to_bf16(a[i]) : fwd_f32_to_f16(a[i]);
-        pairs[16 + i] = form == CUDA_FORM_BF16 ? to_bf16(b[i]) : fwd_f32_to_f16(b[i]);
+        pairs[i] = probed == PROBE_BF16 ? to_bf16(a[i]) : fwd_f32_to_f16(a[i]);
+        pairs[16 + i] = probed == PROBE_BF16 ? to_bf16(b[i]) : fwd_f32_to_f16(b[i]);
     }
     cuda_test_start(4096);
     uint16_t *in = cuda_test_put(pairs, sizeof pairs);
     float *sum = cuda_test_put(&c, sizeof c), got;
-    cuda_tc_probe(NULL, form == CUDA_FORM_BF16, in, sum);
+    if (probed == PROBE_GROUP)
+        ck_assert(cuda_tc_probe_group(NULL, in, sum));
+    else
+        cuda_tc_probe(NULL, probed == PROBE_BF16, in, sum);
     cuda_test_get(&got, sum, sizeof got);
     return got;
 }
 
-static void probe_mma(enum cuda_form form, const char *name, const struct fwd_numerics *declared) {
+static void probe_mma(enum probed probed, const char *name, const struct fwd_numerics *declared) {
     float a[16], b[16];
     /* 2^(g - 23) products of 2^-g beside a sum of 1: they show as one ulp if bit g is kept. */
     int kept = 22;
@@ -515,7 +520,7 @@ static void probe_mma(enum cuda_form form, const char *name, const struct fwd_nu
             a[i] = i < 1 << (g - 23) ? 0x1p-13f : 0;
             b[i] = ldexpf(1, 13 - g);
         }
-        if (run_mma(form, a, b, 1.0f) == 1.0f + 0x1p-23f && kept == g - 1)
+        if (run_mma(probed, a, b, 1.0f) == 1.0f + 0x1p-23f && kept == g - 1)
             kept = g;
     }
     /* 1.5 half ulps: up by the nearest, down toward zero. */
@@ -523,9 +528,9 @@ static void probe_mma(enum cuda_form form, const char *name, const struct fwd_nu
     memset(b, 0, sizeof b);
     a[0] = 0x1.8p-12f;
     b[0] = 0x1p-12f;
-    float up = run_mma(form, a, b, 1.0f);
+    float up = run_mma(probed, a, b, 1.0f);
     a[0] = -a[0];
-    float down = run_mma(form, a, b, -1.0f);
+    float down = run_mma(probed, a, b, -1.0f);
     bool to_zero = up == 1.0f && down == -1.0f;
     /* 2^24 and -2^24 among the first products, 2^-4 further on: it survives if it is added in a later step. */
     int step = 16;
@@ -534,10 +539,10 @@ static void probe_mma(enum cuda_form form, const char *name, const struct fwd_nu
         a[0] = b[0] = b[1] = 0x1p12f;
         a[1] = -0x1p12f;
         a[at] = b[at] = 0x1p-2f;
-        if (run_mma(form, a, b, 0) == 0x1p-4f)
+        if (run_mma(probed, a, b, 0) == 0x1p-4f)
             step = at;
     }
-    printf("  m16n8k16 %s: %d products a step, cut at 2^-%d of the largest, result %s\n", name, step, kept,
+    printf("  %s: %d products a step, cut at 2^-%d of the largest, result %s\n", name, step, kept,
            to_zero ? "toward zero" : "to the nearest");
     ck_assert_msg(step >= declared->chain_block, "%s: steps of %d products, declared %d", name, step,
                   declared->chain_block);
@@ -547,9 +552,11 @@ static void probe_mma(enum cuda_form form, const char *name, const struct fwd_nu
 START_TEST(test_probe_mma) {
     struct fwd_numerics declared;
     cuda_tc_numerics_attention(major, &declared);
-    probe_mma(CUDA_FORM_F32, "F16", &declared);
+    probe_mma(PROBE_F16, "m16n8k16 F16", &declared);
+    if (major == 9)
+        probe_mma(PROBE_GROUP, "wgmma m64n64k16 F16", &declared);
     cuda_tc_numerics_matmul(major, CUDA_FORM_BF16, false, false, &declared);
-    probe_mma(CUDA_FORM_BF16, "BF16", &declared);
+    probe_mma(PROBE_BF16, "m16n8k16 BF16", &declared);
 }
 END_TEST
 
@@ -611,10 +618,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "--time"))
-        return time_layers(lt);
+        return time_layers(lt, argc > 2 ? argv[2] : NULL);
     Suite *suite = suite_create("cuda_tc");
-    TCase *tcase = tcase_create("all");
+    TCase *tcase = tcase_create("products"), *attention = tcase_create("attention");
     tcase_set_timeout(tcase, 120);
+    tcase_set_timeout(attention, 120);
     tcase_add_test(tcase, test_convert);
     tcase_add_test(tcase, test_probe_mma);
     tcase_add_test(tcase, test_probe_e4m3);
@@ -622,8 +630,9 @@ int main(int argc, char **argv) {
     tcase_add_test(tcase, test_product_bf16);
     tcase_add_test(tcase, test_product_e4m3);
     tcase_add_test(tcase, test_product_e4m3_fast);
-    tcase_add_test(tcase, test_attention);
+    tcase_add_test(attention, test_attention);
     suite_add_tcase(suite, tcase);
+    suite_add_tcase(suite, attention);
     int rc = cuda_test_main("test_cuda_tc", suite);
     cuda_lt_free(lt);
     return rc;

@@ -290,6 +290,9 @@ START_TEST(converted_rows) {
     make_product(576, _i == 1, false, MIXED);
     p.x[5] = 0;
     p.x[6] = -1e-30f;
+    /* Halves, in a row whose scale is 1: 17 lies between 16 and 18, 19 between 18 and 20; and those of BF16. */
+    const float halves[] = {448, 17, 19, -17, 0x1.8p-10f, 0x1.4p-8f, 1 + 0x1p-8f, 1 + 0x1.8p-7f, -1 - 0x1p-8f};
+    memcpy(p.x + p.k + 20, halves, sizeof halves);
     convert(p.x, P, p.xv, p.x_scale);
     fill_tap(tap);
     struct fwd_view in = float_view(FWD_OP_FFN_NORM, p.x, p.k, 0, P);
