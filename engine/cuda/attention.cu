@@ -38,27 +38,53 @@ struct row {
     float old_w, new_w; /* a and b of the join */
 };
 
-static __device__ float4 widen4(uint2 h) {
+static __device__ float4 widen(uint2 h) {
     return make_float4(cuda_f16_to_f32((uint16_t)h.x), cuda_f16_to_f32((uint16_t)(h.x >> 16)),
                        cuda_f16_to_f32((uint16_t)h.y), cuda_f16_to_f32((uint16_t)(h.y >> 16)));
+}
+
+static __device__ float4 widen(float4 f) {
+    return f;
+}
+
+/* FOUR: four values as they are in the cache. A thread keeps to its columns; LOADS rows are on their way at a time. */
+template <typename FOUR>
+static __device__ void load_vectors(const struct plan &p, const uint8_t *from, int64_t stride_row, int head_dim,
+                                    int n_valid, float *to) {
+    enum { LOADS = 8 };
+    const int quads = p.padded / 4, step = THREADS / quads, column = (int)threadIdx.x % quads;
+    int key = (int)threadIdx.x / quads;
+    if (key >= step)
+        return;
+    const bool inside = 4 * column < head_dim;
+    from += column * (int)sizeof(FOUR);
+    to += 4 * column;
+    for (; key < p.chunk; key += LOADS * step) {
+        FOUR raw[LOADS];
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            raw[i] = {};
+            if (inside && key + i * step < min(n_valid, p.chunk))
+                raw[i] = *(const FOUR *)(from + (key + i * step) * stride_row);
+        }
+#pragma unroll
+        for (int i = 0; i < LOADS; i++)
+            if (key + i * step < p.chunk)
+                *(float4 *)(to + (key + i * step) * p.stride) = widen(raw[i]);
+    }
 }
 
 /* Keys key0 .. key0 + chunk - 1 into shared memory as F32; rows from n_valid on and columns from head_dim on are 0. */
 static __device__ void load_chunk(const struct plan &p, const struct cuda_kv &kv, int kv_head, int key0, int n_valid,
                                   float *to) {
     const uint8_t *from = (const uint8_t *)kv.data + kv_head * kv.stride_head + (int64_t)key0 * kv.stride_row;
-    const int quads = p.padded / 4, head_dim = kv.head_dim;
+    const int head_dim = kv.head_dim;
+    if (p.vectors && kv.type == FWD_F16) {
+        load_vectors<uint2>(p, from, kv.stride_row, head_dim, n_valid, to);
+        return;
+    }
     if (p.vectors) {
-#pragma unroll 4
-        for (int i = threadIdx.x; i < p.chunk * quads; i += THREADS) {
-            const int key = i / quads, d = i % quads * 4;
-            float4 v = make_float4(0, 0, 0, 0);
-            if (key < n_valid && d < head_dim) {
-                const uint8_t *at = from + key * kv.stride_row;
-                v = kv.type == FWD_F16 ? widen4(*(const uint2 *)(at + 2 * d)) : *(const float4 *)(at + 4 * d);
-            }
-            *(float4 *)(to + key * p.stride + d) = v;
-        }
+        load_vectors<float4>(p, from, kv.stride_row, head_dim, n_valid, to);
         return;
     }
     for (int i = threadIdx.x; i < p.chunk * p.padded; i += THREADS) {
@@ -70,6 +96,15 @@ static __device__ void load_chunk(const struct plan &p, const struct cuda_kv &kv
         }
         to[key * p.stride + d] = v;
     }
+}
+
+/* A segment's rows on their way to the L2 cache before they are asked for: a thread a row. */
+static __device__ void prefetch_segment(const struct cuda_kv &kv, int kv_head, int key0, int n) {
+    const uint8_t *row =
+        (const uint8_t *)kv.data + kv_head * kv.stride_head + (int64_t)(key0 + (int)threadIdx.x) * kv.stride_row;
+    const int bytes = kv.head_dim * (kv.type == FWD_F16 ? 2 : 4), line = 128;
+    for (int at = 0; (int)threadIdx.x < n && at < bytes; at += line)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
 }
 
 static __device__ float4 fma4(float4 a, float4 b, float4 c) {
@@ -212,19 +247,25 @@ static __device__ void store4(float *to, int d, int head_dim, float4 v) {
 /* Which heads read kv_head, then which of them row r of the tile is, and at which position. */
 static __device__ int find_rows(const struct plan &p, int kv_head, int row0, int n_rows, struct row *rows) {
     __shared__ int n_heads;
-    __shared__ int heads[THREADS];
+    __shared__ int heads[THREADS], reads[THREADS]; /* reads: what one head after the other reads, THREADS at a time */
     if (threadIdx.x == 0)
         n_heads = 0;
-    __syncthreads();
-    for (int h = threadIdx.x; h < p.a.n_head; h += THREADS) {
-        if (p.a.kv_head_of[h] != kv_head)
-            continue;
-        int rank = 0;
-        for (int before = 0; before < h; before++)
-            rank += p.a.kv_head_of[before] == kv_head;
-        if (rank < THREADS)
+    for (int h0 = 0; h0 < p.a.n_head; h0 += THREADS) {
+        const int h = h0 + threadIdx.x, n = min(p.a.n_head - h0, (int)THREADS);
+        __syncthreads();
+        const int before = n_heads;
+        reads[threadIdx.x] = h < p.a.n_head ? p.a.kv_head_of[h] : -1;
+        __syncthreads();
+        int rank = before, n_here = 0;
+#pragma unroll 8
+        for (int i = 0; i < n; i++) {
+            rank += i < (int)threadIdx.x && reads[i] == kv_head;
+            n_here += reads[i] == kv_head;
+        }
+        if (reads[threadIdx.x] == kv_head && rank < THREADS)
             heads[rank] = h;
-        atomicAdd(&n_heads, 1);
+        if (threadIdx.x == 0)
+            n_heads = before + n_here;
     }
     __syncthreads();
     const int r = threadIdx.x, group = min(n_heads, (int)THREADS);
@@ -260,6 +301,8 @@ static __device__ void run_segment(const struct plan &p, int kv_head, int segmen
     __syncthreads();
     for (int r = 0; r < ROWS; r++)
         n_most = max(n_most, rows[r].n);
+    prefetch_segment(p.a.k, kv_head, key0, n_most);
+    prefetch_segment(p.a.v, kv_head, key0, n_most);
     for (int base = 0; base < n_most; base += p.chunk) {
         load_chunk(p, p.a.k, kv_head, key0 + base, n_most - base, kv);
         __syncthreads();

@@ -206,15 +206,17 @@ END_TEST
 
 int main(void) {
     Suite *s = suite_create("cuda_attention");
-    TCase *t = tcase_create("attention");
+    TCase *t = tcase_create("shapes"), *edges = tcase_create("edges");
     if (fwd_pool_create(&pool, 4, NULL) != FWD_OK)
         return 3;
     tcase_set_timeout(t, 120);
+    tcase_set_timeout(edges, 120);
     tcase_add_loop_test(t, test_attention, 0, N_MODELS * N_SPANS);
-    tcase_add_test(t, test_kinds);
-    tcase_add_test(t, test_prefill);
-    tcase_add_test(t, test_not_finite);
+    tcase_add_test(edges, test_kinds);
+    tcase_add_test(edges, test_prefill);
+    tcase_add_test(edges, test_not_finite);
     suite_add_tcase(s, t);
+    suite_add_tcase(s, edges);
     int code = cuda_test_main("test_cuda_attention", s);
     fwd_pool_free(pool);
     return code;
