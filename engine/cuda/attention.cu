@@ -59,6 +59,7 @@ static __device__ void load_vectors(const struct plan &p, const uint8_t *from, i
     const bool inside = 4 * column < head_dim;
     from += column * (int)sizeof(FOUR);
     to += 4 * column;
+#pragma unroll 1
     for (; key < p.chunk; key += LOADS * step) {
         FOUR raw[LOADS];
 #pragma unroll
@@ -87,6 +88,7 @@ static __device__ void load_chunk(const struct plan &p, const struct cuda_kv &kv
         load_vectors<float4>(p, from, kv.stride_row, head_dim, n_valid, to);
         return;
     }
+#pragma unroll 1
     for (int i = threadIdx.x; i < p.chunk * p.padded; i += THREADS) {
         const int key = i / p.padded, d = i % p.padded;
         float v = 0.0f;
@@ -98,13 +100,13 @@ static __device__ void load_chunk(const struct plan &p, const struct cuda_kv &kv
     }
 }
 
-/* A segment's rows on their way to the L2 cache before they are asked for: a thread a row. */
-static __device__ void prefetch_segment(const struct cuda_kv &kv, int kv_head, int key0, int n) {
-    const uint8_t *row =
-        (const uint8_t *)kv.data + kv_head * kv.stride_head + (int64_t)(key0 + (int)threadIdx.x) * kv.stride_row;
-    const int bytes = kv.head_dim * (kv.type == FWD_F16 ? 2 : 4), line = 128;
-    for (int at = 0; (int)threadIdx.x < n && at < bytes; at += line)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
+/* Keys on their way to the caches before they are asked for: `n` from key0 on, at most a chunk. */
+static __device__ void prefetch_chunk(const struct plan &p, const struct cuda_kv &kv, int kv_head, int key0, int n) {
+    const uint8_t *from = (const uint8_t *)kv.data + kv_head * kv.stride_head + (int64_t)key0 * kv.stride_row;
+    const int line = 128, lines = (kv.head_dim * (kv.type == FWD_F16 ? 2 : 4) + line - 1) / line;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < min(n, p.chunk) * lines; i += THREADS)
+        asm volatile("prefetch.global.L1 [%0];" ::"l"(from + i / lines * kv.stride_row + i % lines * line));
 }
 
 static __device__ float4 fma4(float4 a, float4 b, float4 c) {
@@ -112,50 +114,57 @@ static __device__ float4 fma4(float4 a, float4 b, float4 c) {
                        __fmaf_rn(a.w, b.w, c.w));
 }
 
-static __device__ float4 add4(float4 a, float4 b) {
-    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-
 /* Gives away one of two and adds what comes for the other. */
-static __device__ float4 trade4(bool upper, float4 a, float4 b, int far) {
-    const float4 keep = upper ? b : a, give = upper ? a : b;
-    return add4(keep, make_float4(__shfl_xor_sync(~0u, give.x, far), __shfl_xor_sync(~0u, give.y, far),
-                                  __shfl_xor_sync(~0u, give.z, far), __shfl_xor_sync(~0u, give.w, far)));
+static __device__ float trade(bool upper, float a, float b, int far) {
+    return (upper ? b : a) + __shfl_xor_sync(~0u, upper ? a : b, far);
 }
 
-/* Scores of 4 rows and 32 keys by one warp. Thread (g = lane % 4, k = lane / 4) fuses the lanes 4g .. 4g + 3 of 4 rows
- * times the keys k, k + 8, k + 16, k + 24; the tree (l, l+8), (l, l+4) is a trade between the four g, of which g keeps
- * key k + 8g; (l, l+2), (l, l+1) are its own. */
+enum { TILE_ROWS = 8, TILE_KEYS = 16 };
+
+/* The level (l, l + 2 HALF) of the tree: of 2 HALF keys HALF stay. */
+template <int HALF> static __device__ void trade_keys(int l, float sum[8][TILE_ROWS]) {
+#pragma unroll
+    for (int i = 0; i < HALF; i++)
+#pragma unroll
+        for (int r = 0; r < TILE_ROWS; r++)
+            sum[i][r] = trade(l & 2 * HALF, sum[i][r], sum[i + HALF][r], 2 * HALF);
+}
+
+/* Scores of TILE_ROWS rows and TILE_KEYS keys by one warp. Thread (l = lane % 16, e = lane / 16) fuses lane l of all
+ * rows times the keys 2i + e. The tree (l, l+8), (l, l+4), (l, l+2), (l, l+1) is a trade: at each level a thread gives
+ * half of its sums away for the other half of its partner's, until it holds 4 whole ones. */
 static __device__ void score_tile(const struct plan &p, const float *q, const float *k, float *out) {
-    const int lane = threadIdx.x % 32, g = lane % 4;
-    q += 4 * g;
-    k += lane / 4 * p.stride + 4 * g;
-    float4 sum[4][4]; /* [key][row] */
+    const int l = threadIdx.x % LANES, e = threadIdx.x % 32 / LANES;
+    q += l;
+    k += e * p.stride + l;
+    float sum[8][TILE_ROWS]; /* [i][row] */
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 8; i++)
 #pragma unroll
-        for (int r = 0; r < 4; r++)
-            sum[i][r] = make_float4(0, 0, 0, 0);
-#pragma unroll 1
+        for (int r = 0; r < TILE_ROWS; r++)
+            sum[i][r] = 0.0f;
+#pragma unroll 2
     for (int d = 0; d < p.padded; d += LANES) {
-        float4 key[4];
+        float key[8], query[TILE_ROWS];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            key[i] = *(const float4 *)(k + 8 * i * p.stride + d);
+        for (int i = 0; i < 8; i++)
+            key[i] = k[2 * i * p.stride + d];
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-            const float4 query = *(const float4 *)(q + r * p.stride + d);
+        for (int r = 0; r < TILE_ROWS; r++)
+            query[r] = q[r * p.stride + d];
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                sum[i][r] = fma4(query, key[i], sum[i][r]);
-        }
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+            for (int r = 0; r < TILE_ROWS; r++)
+                sum[i][r] = __fmaf_rn(query[r], key[i], sum[i][r]);
     }
+    trade_keys<4>(l, sum);
+    trade_keys<2>(l, sum);
+    trade_keys<1>(l, sum);
+    out += (l & 1) * 4 * P_STRIDE + l / 2 * 2 + e;
 #pragma unroll
-    for (int r = 0; r < 4; r++) {
-        const float4 low = trade4(g & 2, sum[0][r], sum[2][r], 2), high = trade4(g & 2, sum[1][r], sum[3][r], 2);
-        const float4 mine = trade4(g & 1, low, high, 1);
-        out[r * P_STRIDE + lane / 4 + 8 * g] = ((mine.x + mine.z) + (mine.y + mine.w)) * p.a.scale;
-    }
+    for (int r = 0; r < 4; r++)
+        out[r * P_STRIDE] = trade(l & 1, sum[0][r], sum[0][r + 4], 1) * p.a.scale;
 }
 
 /* Scores of a row to probabilities, in place, by 16 threads; the row's state joins the segment. */
@@ -174,13 +183,13 @@ static __device__ void finish_row(struct row *row, float *p, bool first, float2 
         const float other = __shfl_xor_sync(mask, max, far);
         max = other > max ? other : max;
     }
+    /* Past n: exp(-inf) = 0, which changes no sum; where the maximum is not finite the sum is NaN either way. */
 #pragma unroll
-    for (int i = 0; i < SEGMENT / LANES; i++)
-        if (l + LANES * i < n) {
-            v[i] = cuda_expf(v[i] - max);
-            sum += v[i];
-            p[l + LANES * i] = v[i];
-        }
+    for (int i = 0; i < SEGMENT / LANES; i++) {
+        v[i] = cuda_expf(v[i] - max);
+        sum += v[i];
+        p[l + LANES * i] = v[i];
+    }
     for (int far = LANES / 2; far > 0; far /= 2)
         sum += __shfl_xor_sync(mask, sum, far);
     if (l != 0)
@@ -281,11 +290,22 @@ static __device__ int find_rows(const struct plan &p, int kv_head, int row0, int
 }
 
 template <int ROWS> static __device__ void load_queries(const struct plan &p, const struct row *rows, float *q) {
-    for (int i = threadIdx.x; i < ROWS * p.padded; i += THREADS) {
-        const int r = i / p.padded, d = i % p.padded;
-        const bool is = rows[r].head >= 0 && d < p.a.k.head_dim;
-        q[r * p.stride + d] =
-            is ? p.a.q[((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * p.a.k.head_dim + d] : 0.0f;
+    const int quads = p.padded / 4, head_dim = p.a.k.head_dim;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < ROWS * quads; i += THREADS) {
+        const int r = i / quads, d = i % quads * 4;
+        const float *from = p.a.q + ((int64_t)rows[r].pos * p.a.n_head + rows[r].head) * head_dim + d;
+        float4 v = make_float4(0, 0, 0, 0);
+        if (rows[r].head >= 0 && head_dim % 4 == 0) {
+            if (d < head_dim)
+                v = *(const float4 *)from;
+        } else if (rows[r].head >= 0) {
+            v.x = d < head_dim ? from[0] : 0.0f;
+            v.y = d + 1 < head_dim ? from[1] : 0.0f;
+            v.z = d + 2 < head_dim ? from[2] : 0.0f;
+            v.w = d + 3 < head_dim ? from[3] : 0.0f;
+        }
+        *(float4 *)(q + r * p.stride + d) = v;
     }
 }
 
@@ -301,13 +321,16 @@ static __device__ void run_segment(const struct plan &p, int kv_head, int segmen
     __syncthreads();
     for (int r = 0; r < ROWS; r++)
         n_most = max(n_most, rows[r].n);
-    prefetch_segment(p.a.k, kv_head, key0, n_most);
-    prefetch_segment(p.a.v, kv_head, key0, n_most);
     for (int base = 0; base < n_most; base += p.chunk) {
+        const int next = base + p.chunk;
         load_chunk(p, p.a.k, kv_head, key0 + base, n_most - base, kv);
+        if (next < n_most)
+            prefetch_chunk(p, p.a.k, kv_head, key0 + next, n_most - next);
+        else
+            prefetch_chunk(p, p.a.v, kv_head, key0, n_most);
         __syncthreads();
-        for (int tile = threadIdx.x / 32; tile < ROWS / 4 * (p.chunk / 32); tile += THREADS / 32) {
-            const int row = tile % (ROWS / 4) * 4, key = tile / (ROWS / 4) * 32;
+        for (int tile = threadIdx.x / 32; tile < ROWS / TILE_ROWS * (p.chunk / TILE_KEYS); tile += THREADS / 32) {
+            const int row = tile % (ROWS / TILE_ROWS) * TILE_ROWS, key = tile / (ROWS / TILE_ROWS) * TILE_KEYS;
             if (base + key < n_most)
                 score_tile(p, q + row * p.stride, kv + key * p.stride, prob + row * P_STRIDE + base + key);
         }
@@ -322,7 +345,9 @@ static __device__ void run_segment(const struct plan &p, int kv_head, int segmen
         o[r] = make_float4(0, 0, 0, 0);
     const int n[4] = {rows[rg].n, rows[rg + 1].n, rows[rg + 2].n, rows[rg + 3].n};
     for (int base = 0; base < n_most; base += p.chunk) {
+        const int next = base + p.chunk;
         load_chunk(p, p.a.v, kv_head, key0 + base, n_most - base, kv);
+        prefetch_chunk(p, p.a.v, kv_head, key0 + next, n_most - next);
         __syncthreads();
         if (has_values)
             add_values(p, prob + rg * P_STRIDE, kv + d, base, n, o);

@@ -213,7 +213,7 @@ int main(void) {
     tcase_set_timeout(edges, 120);
     tcase_add_loop_test(t, test_attention, 0, N_MODELS * N_SPANS);
     tcase_add_test(edges, test_kinds);
-    tcase_add_test(edges, test_prefill);
+    tcase_add_test(t, test_prefill);
     tcase_add_test(edges, test_not_finite);
     suite_add_tcase(s, t);
     suite_add_tcase(s, edges);

@@ -316,6 +316,15 @@ static void check_elements(const float *a, const float *b, int64_t n) {
     expect_floats("add", want, dy, n);
     cuda_add(NULL, da, db, db, n);
     expect_floats("add in place", want, db, n);
+    if (n > 5) { /* arrays that start anywhere */
+        cuda_ok(cudaMemset(dy, 0xcb, (size_t)n * 4));
+        ((add_fn *)fwd_variant_find("add", "ref")->fn)(a + 1, a + 2, want, n - 2);
+        cuda_add(NULL, da + 1, da + 2, dy + 1, n - 2);
+        expect_floats("add, odd starts", want, dy + 1, n - 2);
+        ((swiglu_fn *)fwd_variant_find("swiglu", "ref")->fn)(a + 1, a + 3, want, n - 3);
+        cuda_swiglu(NULL, da + 1, da + 3, dy + 2, n - 3);
+        expect_floats("swiglu, odd starts", want, dy + 2, n - 3);
+    }
     cuda_test_end();
     fwd_free(want);
 }
