@@ -186,7 +186,7 @@ static __device__ void finish_row(struct row *row, float *p, bool first, float2 
     /* Past n: exp(-inf) = 0, which changes no sum; where the maximum is not finite the sum is NaN either way. */
 #pragma unroll
     for (int i = 0; i < SEGMENT / LANES; i++) {
-        v[i] = cuda_expf(v[i] - max);
+        v[i] = cuda_expf_flat(v[i] - max);
         sum += v[i];
         p[l + LANES * i] = v[i];
     }
@@ -202,8 +202,8 @@ static __device__ void finish_row(struct row *row, float *p, bool first, float2 
         return;
     }
     const float top = max > row->max ? max : row->max;
-    row->old_w = cuda_expf(row->max - top);
-    row->new_w = cuda_expf(max - top);
+    row->old_w = cuda_expf_flat(row->max - top);
+    row->new_w = cuda_expf_flat(max - top);
     row->sum = __fmaf_rn(row->sum, row->old_w, sum * row->new_w);
     row->max = top;
 }
@@ -430,7 +430,7 @@ static __global__ void join_segments(const struct plan p) {
         for (int s = 1; s < n; s++) {
             const float2 next = ml[s];
             const float top = next.x > max ? next.x : max;
-            const float a = cuda_expf(max - top), b = cuda_expf(next.x - top);
+            const float a = cuda_expf_flat(max - top), b = cuda_expf_flat(next.x - top);
             sum = __fmaf_rn(sum, a, next.y * b);
             o = __fmaf_rn(o, a, part[(int64_t)s * head_dim] * b);
             max = top;

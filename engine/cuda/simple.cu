@@ -252,7 +252,7 @@ static int64_t fours(const void *a, const void *b, const void *c, int64_t n) {
 }
 
 static __device__ float swiglu_one(float g, float u) {
-    const float e = cuda_expf(-fabsf(g)), num = g < 0.0f ? g * e : g;
+    const float e = cuda_expf_flat(-fabsf(g)), num = g < 0.0f ? g * e : g;
     return __fdiv_rn(num, 1.0f + e) * u;
 }
 
