@@ -11,7 +11,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_LOGIT_POSITIONS = 128 };
+/* Of a long sequence logits are kept in runs of neighbours: a path makes those of a run with one pass over its head. */
+enum { MAX_LOGIT_POSITIONS = 128, LOGIT_RUN = 16 };
 
 bool par_row_suspect(const struct par_op_row *row) {
     return par_row_accused(row) || (row->verdict == PAR_MISTRUSTED && row->n_over > 0);
@@ -150,7 +151,7 @@ static enum fwd_status allocate(struct par_run *r, struct fwd_error *err) {
     r->want_pos = fwd_calloc((size_t)r->n_ids, sizeof *r->want_pos);
     FWD_FAIL_IF(!r->want || !r->want_pos, FWD_ENOMEM, err, "run: no memory for %d positions", r->n_ids);
     for (int p = 0; p < r->n_ids; p++)
-        if (p % step == 0 || p >= r->n_prompt - 1) {
+        if (p / LOGIT_RUN % step == 0 || p >= r->n_prompt - 1) {
             r->want[p] = 1;
             r->want_pos[r->n_want++] = p;
         }
