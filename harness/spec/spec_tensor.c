@@ -89,7 +89,7 @@ static uint8_t e4m3_code(double value) {
     double y = fabs(value);
     int e;
     (void)frexp(y, &e);
-    unsigned code = isnan(y) ? 0x7f : e - 1 < -6 ? (unsigned)ldexp(y, 9) : (unsigned)(ldexp(y, 4 - e) + 8 * (e + 5));
+    unsigned code = isnan(y) ? 0x7f : y < 0x1p-6 ? (unsigned)ldexp(y, 9) : (unsigned)(ldexp(y, 4 - e) + 8 * (e + 5));
     return (uint8_t)(code | (signbit(value) ? 0x80 : 0));
 }
 

@@ -149,6 +149,32 @@ START_TEST(round_trip) {
 }
 END_TEST
 
+/* What tensor cores read: BF16 as floats, E4M3 as rows of bytes with their layout said. */
+START_TEST(converted_rows) {
+    static unsigned char bf16[N_POS][2 * N_EMBD], e4m3[N_POS][N_EMBD + 4], got[sizeof bf16];
+    struct par_capture_writer *w;
+    struct par_capture *c;
+    struct fwd_error err;
+    fill(bf16, sizeof bf16, 5);
+    fill(e4m3, sizeof e4m3, 6);
+    ck_assert_msg(par_capture_create(&w, file, NULL, &err) == FWD_OK, "%s", err.message);
+    struct fwd_view a = view_of(FWD_OP_ATTN_NORM_Q8, 3, 2, N_POS, FWD_BF16, N_EMBD, bf16);
+    struct fwd_view b = view_of(FWD_OP_FFN_NORM_Q8, 3, 2, N_POS, FWD_E4M3, N_EMBD, e4m3);
+    ck_assert_int_eq(par_capture_tap(w, &a), 0);
+    ck_assert_int_eq(par_capture_tap(w, &b), 0);
+    ck_assert_msg(par_capture_commit(w, &err) == FWD_OK, "%s", err.message);
+    ck_assert_msg(par_capture_open(&c, file, &err) == FWD_OK, "%s", err.message);
+    read_named(c, "attn_norm_q8-3@2:5", "BF16", got, sizeof bf16);
+    ck_assert_mem_eq(got, bf16, sizeof bf16);
+    read_named(c, "ffn_norm_q8-3@2:5", "U8", got, sizeof e4m3);
+    ck_assert_mem_eq(got, e4m3, sizeof e4m3);
+    ck_assert_int_eq(par_capture_find(c, "ffn_norm_q8-3@2:5")->shape[1], N_EMBD + 4);
+    ck_assert_str_eq(par_capture_fact(c, "tap:ffn_norm_q8"),
+                     "op=ffn_norm_q8 dtype=E4M3 ne0=256 row=f32:d,f8_e4m3:code[ne0]");
+    par_capture_close(c);
+}
+END_TEST
+
 /* What `zstd -d` does: libzstd's streaming decompression over the whole file, skippable frame included. */
 static unsigned char *decompress_all(size_t *n_plain) {
     size_t n, room = 1 << 20;
@@ -459,6 +485,7 @@ int main(void) {
     tcase_set_timeout(t, 60);
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_test(t, round_trip);
+    tcase_add_test(t, converted_rows);
     tcase_add_test(t, is_safetensors);
     tcase_add_test(t, seek_table);
     tcase_add_test(t, damage);

@@ -2,6 +2,8 @@
  * zero at its bit below the largest one, the sum cut to F32. What computes like that has to stay inside the bound, on
  * data that makes it cut as much as it can; a term, a key, a scale or a rounding that is not the declared one has not.
  */
+#include "spec/spec_tensor.h"
+
 #include "test/spec_case.h"
 
 #include <math.h>
@@ -338,6 +340,33 @@ START_TEST(converted_rows) {
 }
 END_TEST
 
+/* Every value of both formats to a tap's row and back. */
+START_TEST(rows_and_back) {
+    static uint8_t in[2 * 65536], out[2 * 65536];
+    static double value[65536];
+    double scale;
+    const float d = 0.375f;
+    for (int i = 0; i < 65536; i++) {
+        in[2 * i] = (uint8_t)i;
+        in[2 * i + 1] = (uint8_t)((i >> 8 & 0x7f) == 0x7f && i & 0x80 ? 0 : i >> 8); /* one NaN only has a place */
+    }
+    par_tensor_read(FWD_BF16, in, 65536, value, &scale);
+    ck_assert(scale == 1 && value[0x3f80] == 1 && value[0xbf00] == -0.5);
+    par_tensor_write(FWD_BF16, value, 65536, scale, out);
+    ck_assert_mem_eq(in, out, sizeof in);
+    memcpy(in, &d, 4);
+    for (int i = 0; i < 256; i++)
+        in[4 + i] = (uint8_t)i;
+    par_tensor_read(FWD_E4M3, in, 256, value, &scale);
+    ck_assert(scale == 0.375 && value[0x7e] == 448 && value[0x81] == -0x1p-9 && isnan(value[0x7f]));
+    for (int i = 0; i < 0x7f; i++)
+        ck_assert_msg(value[i] == small_value(i), "code %d is %g", i, value[i]);
+    par_tensor_write(FWD_E4M3, value, 256, scale, out);
+    out[4 + 0xff] = 0xff; /* a NaN's sign is no matter */
+    ck_assert_mem_eq(in, out, 260);
+}
+END_TEST
+
 /* ---- attention ---- */
 enum { HD = 64, HEADS = 6, KV = 2, KEYS = 200, FIRST = 190 };
 
@@ -455,6 +484,7 @@ int main(void) {
     tcase_add_loop_test(t, products_without_a_term, 0, N_FORMS);
     tcase_add_test(t, other_arithmetic);
     tcase_add_loop_test(t, converted_rows, 0, 2);
+    tcase_add_test(t, rows_and_back);
     tcase_add_test(t, attention_on_tensor_cores);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
