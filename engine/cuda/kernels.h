@@ -154,7 +154,7 @@ struct cuda_step {
     /* One launch of the plan may be broken on purpose. */
     enum cuda_plan_fault fault;
     enum fwd_op fault_op;
-    int fault_layer;
+    int fault_layer; /* below 0: that launch of every layer */
     /* NULL, or called on the host after the last launch of a layer was enqueued, and with layer = n_layer after the
      * head's: the place to fork copies of what that layer stored on the side. */
     void (*after_layer)(void *ud, int layer, struct CUstream_st *stream);

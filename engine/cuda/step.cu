@@ -7,8 +7,8 @@
  *   gate_up  norm, quantise, both products, SwiGLU
  *   down     quantise, product, residual sum
  *   head     norm, quantise, product
- * A launch may start while the one before it still runs and fetches its first weights meanwhile; it waits for its
- * predecessor before it touches anything else that a launch of the step writes. */
+ * A launch may start where the blocks of the one before it are gone, and fetches its first weights meanwhile; it waits
+ * for its predecessor before it touches anything that a launch of the step writes. */
 #include "cuda/step_kernels.h"
 #include "format/gguf.h"
 
@@ -163,7 +163,7 @@ static bool fill_gemv(const struct cuda_step *s, enum kind kind, int layer, cons
         add_matrix(p, &s->output, s->logits, -1);
     }
     p->n_blocks = p->n_units < limits->n_sm ? p->n_units : limits->n_sm;
-    /* Two launches side by side on a multiprocessor, where that leaves room for a ring. */
+    /* Half of a multiprocessor's shared memory, where that leaves room for a ring: a longer one gained nothing. */
     unsigned half = limits->sm_bytes / 2 - 1024;
     return step_gemv_plan(p, half < limits->block_bytes ? half : limits->block_bytes) ||
            step_gemv_plan(p, limits->block_bytes);

@@ -10,8 +10,9 @@
 #include "cuda/step_lane.cuh"
 #include "cuda/step_prologue.cuh"
 
-/* RING: enough bytes on their way to cover the memory's latency; more only makes it longer. */
-enum { MOST_SLOTS = 24, RING = 98304 };
+enum { MOST_SLOTS = 24 };
+/* Enough bytes on their way to cover the memory's latency; more only makes it longer. */
+#define RING_BYTES 98304u
 
 /* Barriers of a block. */
 struct barriers {
@@ -344,7 +345,8 @@ static __device__ __forceinline__ void chain_batches(const struct step_gemv &p, 
 
 /* ---- the kernel ---- */
 
-/* COMMON: every matrix is Q4_K or Q6_K. */
+/* COMMON: every matrix is Q4_K or Q6_K. One block a multiprocessor: with 56 registers two would fit, but then blocks of
+ * one launch land in pairs where the launch before it ended first, and other multiprocessors go without. */
 template <bool COMMON>
 static __global__ void __launch_bounds__(32 * STEP_WARPS, 1)
     step_gemv_kernel(const __grid_constant__ struct step_gemv p, const __grid_constant__ struct step_layout at) {
@@ -444,7 +446,7 @@ bool step_gemv_plan(struct step_gemv *p, unsigned max_bytes) {
     unsigned fixed = step_gemv_layout(p).size, round = (unsigned)(p->n_teams * p->slot_bytes);
     if (fixed + 2 * round > max_bytes)
         return false;
-    unsigned bytes = max_bytes - fixed < RING ? max_bytes - fixed : RING;
+    unsigned bytes = max_bytes - fixed < RING_BYTES ? max_bytes - fixed : RING_BYTES;
     int rounds = (int)(bytes / round), most = MOST_SLOTS / p->n_teams;
     rounds = rounds < 2 ? 2 : rounds > most ? most : rounds;
     p->n_slots = rounds * p->n_teams;

@@ -3,7 +3,6 @@
  * graph replays of the true shapes with random weights instead. */
 #include "core/half.h"
 #include "cuda/kernels.h"
-#include "test/cuda_test.h"
 #include "format/gguf.h"
 #include "ops/act_quant/act_quant.h"
 #include "ops/add/add.h"
@@ -13,6 +12,7 @@
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/rope/rope.h"
 #include "ops/swiglu/swiglu.h"
+#include "test/cuda_test.h"
 
 #include <math.h>
 
