@@ -23,9 +23,10 @@ static enum fwd_status device_absent(struct fwd_device_info *out, bool measure, 
     return absent(err);
 }
 
-#define ABSENT_PATH(id, path_name, text)                                                                               \
+#define ABSENT_PATH(id, path_name, text, bits)                                                                         \
     static void describe_##id(struct fwd_path_info *out) {                                                             \
-        *out = (struct fwd_path_info){.size = sizeof *out, .name = path_name, .summary = text, .on_device = true};     \
+        *out = (struct fwd_path_info){                                                                                 \
+            .size = sizeof *out, .name = path_name, .summary = text, .on_device = true, .same_bits_as = bits};         \
     }                                                                                                                  \
     const struct fwd_path fwd_path_##id = {.abi = FWD_PATH_ABI,                                                        \
                                            .size = sizeof(struct fwd_path),                                            \
@@ -35,8 +36,8 @@ static enum fwd_status device_absent(struct fwd_device_info *out, bool measure, 
                                            .open = open_absent,                                                        \
                                            .device = device_absent};
 
-ABSENT_PATH(f32_cuda, "f32-cuda", "GPU: dequantised weights, F32 products")
-ABSENT_PATH(q4k_cuda, "q4k-cuda", "GPU: quantised weights and activations")
-ABSENT_PATH(q4k_cuda_graph, "q4k-cuda-graph", "GPU: quantised weights and activations, a CUDA graph a token")
-ABSENT_PATH(bf16_cuda, "bf16-cuda", "GPU: BF16 on tensor cores")
-ABSENT_PATH(fp8_cuda, "fp8-cuda", "GPU: E4M3 on tensor cores")
+ABSENT_PATH(f32_cuda, "f32-cuda", "GPU: dequantised weights, F32 products", NULL)
+ABSENT_PATH(q4k_cuda, "q4k-cuda", "GPU: quantised weights and activations", "q4k-cpu")
+ABSENT_PATH(q4k_cuda_graph, "q4k-cuda-graph", "GPU: quantised weights and activations, a CUDA graph a token", "q4k-cpu")
+ABSENT_PATH(bf16_cuda, "bf16-cuda", "GPU: BF16 on tensor cores", NULL)
+ABSENT_PATH(fp8_cuda, "fp8-cuda", "GPU: E4M3 on tensor cores", NULL)

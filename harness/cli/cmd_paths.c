@@ -24,6 +24,10 @@ static void print_paths(void) {
         for (int op = 0; op < FWD_OP_COUNT; op++)
             n_taps += info.taps[op] != FWD_TAP_ABSENT;
         (void)printf("%-14s %s\n", all[i]->name, info.summary);
+        if (!ok && !n_taps) { /* not even built: nothing is known of it but its name */
+            (void)printf("%-14s unavailable: %s\n", "", err.message);
+            continue;
+        }
         (void)printf("%-14s %s%s; %d taps; %s; %s%s%s\n", "", ok ? "runs here" : "unavailable: ", ok ? "" : err.message,
                      n_taps, info.uses_cache ? "KV cache" : "no KV cache",
                      info.quantised ? "activations quantised" : "activations in floating point",
