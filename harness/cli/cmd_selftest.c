@@ -57,13 +57,22 @@ static int list_faults(void) {
     return 0;
 }
 
-/* Without MODEL: the built-in one, made in a temporary file. */
-static enum fwd_status make_builtin(char *path, size_t n, struct fwd_error *err) {
+/* Without MODEL: the built-in one, made in a temporary file; for a path that runs a step as a launch plan the one whose
+ * heads such plans serve. */
+static const struct par_shape *builtin_for(const char *path_name) {
+    const struct fwd_path *path = fwd_path_find(path_name);
+    struct fwd_path_info info = {.size = sizeof info};
+    if (path)
+        path->describe(&info);
+    return info.has_plan ? par_shape_find("tiny-64") : par_shape_at(0);
+}
+
+static enum fwd_status make_builtin(const struct par_shape *shape, char *path, size_t n, struct fwd_error *err) {
     (void)snprintf(path, n, "/tmp/parity-selftest-XXXXXX");
     int fd = mkstemp(path);
     FWD_FAIL_IF(fd < 0, FWD_EIO, err, "selftest: no temporary file %s", path);
     (void)close(fd);
-    struct par_make_args args = {.shape = par_shape_at(0), .seed = 1, .path = path};
+    struct par_make_args args = {.shape = shape, .seed = 1, .path = path};
     enum fwd_status rc = par_model_make(&args, err);
     if (rc != FWD_OK)
         (void)unlink(path);
@@ -149,7 +158,8 @@ int cmd_selftest(int argc, char **argv) {
             "Plants every fault of the catalogue at several places, one at a time, and says what was seen of\n"
             "it: detected, op, place inside the op, diagnosis, side; beside it what the usual gates see. Then\n"
             "clean runs over many prompts, schedules, threads and kernels: false alarms. Without MODEL: the\n"
-            "built-in one. Exit 0: every figure asked is reached, 1: one is not, 3: nothing was measured.",
+            "built-in one (for a path with a launch plan: tiny-64). Exit 0: every figure asked is reached, 1: one is "
+            "not, 3: nothing was measured.",
             rows, n_rows);
         return 0;
     }
@@ -162,14 +172,16 @@ int cmd_selftest(int argc, char **argv) {
     if (o.n_weights < 0)
         o.n_weights = o.quick ? 200 : 1000;
     if (rc == FWD_OK && !model)
-        rc = make_builtin(builtin, sizeof builtin, &err);
+        rc = make_builtin(builtin_for(o.paths), builtin, sizeof builtin, &err);
     o.common.model = model ? model : builtin;
     if (rc == FWD_OK)
         rc = par_input_open(&in, &o.common, &err);
     int code = 0;
     if (rc == FWD_OK) {
         repeat_command(argc, argv, command, sizeof command);
-        code = run(&o, &in, model ? model : "the built-in tiny model, seed 1", command);
+        char made[64];
+        (void)snprintf(made, sizeof made, "the built-in %s model, seed 1", builtin_for(o.paths)->name);
+        code = run(&o, &in, model ? model : made, command);
         par_input_close(&in);
     } else {
         code = par_complain(&err);

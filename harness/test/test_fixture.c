@@ -134,7 +134,7 @@ START_TEST(shapes) {
     static const struct {
         const char *name;
         uint64_t n_bytes;
-    } expected[] = {{"tiny", 2857216}, {"qwen2.5-1.5b", 1111370240}};
+    } expected[] = {{"tiny", 2857216}, {"tiny-64", 2979328}, {"qwen2.5-1.5b", 1111370240}};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         const struct par_shape *s = par_shape_find(expected[i].name);
         ck_assert_ptr_nonnull(s);
