@@ -1,12 +1,10 @@
 /* engine/cuda/simple.cu: the ops that touch each value once or twice: norm, quantising, rope, the KV cache's rows,
  * SwiGLU, addition. Definitions: the heads of ops/rmsnorm, ops/act_quant, ops/rope, ops/swiglu, ops/add. */
-#include "cuda/expf.cuh"
-#include "cuda/half.cuh"
-#include "cuda/kernels.h"
+#include "cuda/simple.cuh"
 
 #include <cuda_runtime.h>
 
-enum { THREADS = 256, WARP = 32 };
+enum { THREADS = RMS_LANES };
 
 static unsigned blocks_for(int64_t n, int per_block) {
     const int64_t most = 4096, n_blocks = (n + per_block - 1) / per_block;
@@ -23,30 +21,13 @@ static __device__ int64_t item_step() {
 
 /* ---- rmsnorm: thread l is lane l -------------------------------------------------------------------------------- */
 static __global__ void __launch_bounds__(THREADS) rmsnorm(const float *x, const float *w, float *y, int n, float eps) {
-    __shared__ double lane[THREADS];
-    __shared__ float shared_scale;
     const int l = threadIdx.x;
     x += (int64_t)blockIdx.x * n;
     y += (int64_t)blockIdx.x * n;
     double sum = 0.0;
-    for (int i = l; i < n; i += THREADS) {
-        double v = (double)x[i];
-        sum = __fma_rn(v, v, sum); /* fused or not is the same: squares of floats are exact in F64 */
-    }
-    lane[l] = sum;
-    __syncthreads();
-    if (l < WARP) {
-        /* (l, l+128), (l, l+64), (l, l+32): by hand for the lanes l, l+32, l+64, l+96 */
-        double a = lane[l] + lane[l + 128], b = lane[l + 32] + lane[l + 160];
-        double c = lane[l + 64] + lane[l + 192], d = lane[l + 96] + lane[l + 224];
-        sum = (a + c) + (b + d);
-        for (int half = WARP / 2; half > 0; half /= 2)
-            sum += __shfl_xor_sync(~0u, sum, half);
-        if (l == 0)
-            shared_scale = (float)(1.0 / sqrt(sum / (double)n + (double)eps));
-    }
-    __syncthreads();
-    const float s = shared_scale;
+    for (int i = l; i < n; i += THREADS)
+        sum = add_square(sum, x[i]);
+    const float s = rms_scale(sum, n, eps);
     for (int i = l; i < n; i += THREADS)
         y[i] = x[i] * s * w[i];
 }
@@ -56,70 +37,6 @@ void cuda_rmsnorm(struct CUstream_st *stream, const float *x, const float *w, fl
 }
 
 /* ---- quantised activations: a warp a superblock, 8 neighbouring values a lane ------------------------------------ */
-enum { Q8_K_BYTES = 292, Q8_K_Q = 4, Q8_K_SUM = 260, Q8_32_BYTES = 40, Q8_32_SUM = 4, Q8_32_Q = 8, COLS = 256 };
-
-/* The lane's 8 values as they lie in memory, and their sum. */
-struct eight {
-    uint32_t word[2];
-    int sum;
-};
-
-static __device__ void store_planes(const struct cuda_act out, int64_t row, int sb, int lane, struct eight q, float d,
-                                    int sum16) {
-    *(uint2 *)(out.q + row * out.n_sb * COLS + sb * COLS + 8 * lane) = make_uint2(q.word[0], q.word[1]);
-    if (lane % 2 == 0)
-        out.sum[row * out.n_sb * 16 + sb * 16 + lane / 2] = (int16_t)sum16;
-    if (out.format == FWD_Q8_K && lane == 0)
-        out.d[row * out.n_sb + sb] = d;
-    if (out.format == FWD_Q8_32 && lane % 4 == 0)
-        out.d[row * out.n_sb * 8 + sb * 8 + lane / 4] = d;
-}
-
-static __device__ void store_tap(enum fwd_dtype format, uint8_t *row, int sb, int lane, struct eight q, float d,
-                                 int sum16, int sum32) {
-    if (format == FWD_Q8_K) {
-        uint8_t *block = row + (int64_t)sb * Q8_K_BYTES;
-        uint32_t *to = (uint32_t *)(block + Q8_K_Q + 8 * lane);
-        to[0] = q.word[0];
-        to[1] = q.word[1];
-        if (lane % 2 == 0)
-            ((int16_t *)(block + Q8_K_SUM))[lane / 2] = (int16_t)sum16;
-        if (lane == 0)
-            *(float *)block = d;
-        return;
-    }
-    uint8_t *block = row + (int64_t)(sb * 8 + lane / 4) * Q8_32_BYTES;
-    uint32_t *to = (uint32_t *)(block + Q8_32_Q + 8 * (lane % 4));
-    to[0] = q.word[0];
-    to[1] = q.word[1];
-    if (lane % 4 == 0) {
-        *(int32_t *)(block + Q8_32_SUM) = sum32;
-        *(float *)block = d;
-    }
-}
-
-/* q of the lane's values in a block of which amax_bits are the largest magnitude's bits (NaN above infinity). */
-static __device__ struct eight quantise_eight(const float v[8], uint32_t amax_bits, float *d) {
-    struct eight q = {{0, 0}, 0};
-    const float amax = __uint_as_float(amax_bits);
-    if (amax_bits >= 0x7f800000u) {
-        *d = __uint_as_float(0x7fc00000u);
-        return q;
-    }
-    *d = 0.0f;
-    if (amax < 0x1p-100f)
-        return q;
-    *d = __fdiv_rn(amax, 127.0f);
-    const float id = __fdiv_rn(127.0f, amax);
-    for (int i = 0; i < 8; i++) {
-        int r = __float2int_rn(v[i] * id);
-        r = r > 127 ? 127 : r < -127 ? -127 : r;
-        q.word[i / 4] |= (uint32_t)(r & 255) << 8 * (i % 4);
-        q.sum += r;
-    }
-    return q;
-}
-
 static __global__ void __launch_bounds__(4 * WARP)
     quantise(const float *x, int n, int n_pos, const struct cuda_act out, uint8_t *tap) {
     const int lane = threadIdx.x % WARP;
@@ -132,19 +49,7 @@ static __global__ void __launch_bounds__(4 * WARP)
     const float4 *from = (const float4 *)(x + row * n + column), none = make_float4(0, 0, 0, 0);
     const float4 a = inside ? from[0] : none, b = inside ? from[1] : none;
     const float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-    uint32_t amax = 0;
-    for (int i = 0; i < 8; i++)
-        amax = max(amax, __float_as_uint(v[i]) & 0x7fffffffu);
-    for (int far = 1; far < (out.format == FWD_Q8_K ? WARP : 4); far *= 2)
-        amax = max(amax, __shfl_xor_sync(~0u, amax, far));
-    float d;
-    struct eight q = quantise_eight(v, amax, &d);
-    int sum16 = q.sum + __shfl_xor_sync(~0u, q.sum, 1);
-    int sum32 = sum16 + __shfl_xor_sync(~0u, sum16, 2);
-    store_planes(out, row, sb, lane, q, d, sum16);
-    if (tap != NULL && inside)
-        store_tap(out.format, tap + row * (out.format == FWD_Q8_K ? n / COLS * Q8_K_BYTES : n / 32 * Q8_32_BYTES), sb,
-                  lane, q, d, sum16, sum32);
+    quantise_superblock(v, inside, n, out, row, sb, tap);
 }
 
 void cuda_quantise(struct CUstream_st *stream, const float *x, int n, int n_pos, const struct cuda_act *out,
@@ -212,8 +117,8 @@ static __global__ void rope(const float *x, float *y, const float *turn, int n_h
         const float *cs = turn + (head / n_heads * half + i) * 2;
         const int at = neox ? i : 2 * i, gap = neox ? half : 1;
         const float x0 = from[at], x1 = from[at + gap], c = cs[0], s = cs[1];
-        to[at] = x0 * c - x1 * s;
-        to[at + gap] = x0 * s + x1 * c;
+        to[at] = turned_first(x0, x1, c, s);
+        to[at + gap] = turned_second(x0, x1, c, s);
     }
 }
 
@@ -251,19 +156,14 @@ static int64_t fours(const void *a, const void *b, const void *c, int64_t n) {
     return ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % sizeof(float4) == 0 ? n / 4 : 0;
 }
 
-static __device__ float swiglu_one(float g, float u) {
-    const float e = cuda_expf_flat(-fabsf(g)), num = g < 0.0f ? g * e : g;
-    return __fdiv_rn(num, 1.0f + e) * u;
-}
-
 static __global__ void swiglu(const float *gate, const float *up, float *y, int64_t n4, int64_t n) {
     for (int64_t i = first_item(); i < n4; i += item_step()) {
         const float4 g = ((const float4 *)gate)[i], u = ((const float4 *)up)[i];
         ((float4 *)y)[i] =
-            make_float4(swiglu_one(g.x, u.x), swiglu_one(g.y, u.y), swiglu_one(g.z, u.z), swiglu_one(g.w, u.w));
+            make_float4(swiglu_of(g.x, u.x), swiglu_of(g.y, u.y), swiglu_of(g.z, u.z), swiglu_of(g.w, u.w));
     }
     for (int64_t i = 4 * n4 + first_item(); i < n; i += item_step())
-        y[i] = swiglu_one(gate[i], up[i]);
+        y[i] = swiglu_of(gate[i], up[i]);
 }
 
 void cuda_swiglu(struct CUstream_st *stream, const float *gate, const float *up, float *y, int64_t n) {

@@ -1,5 +1,5 @@
-/* engine/cuda/tc_rows.cuh: a block turns one row of floats, wherever they come from, into what a product reads: BF16, or
- * E4M3 with the row's scale. The values stay in registers between the search for the largest and the rounding. */
+/* engine/cuda/tc_rows.cuh: a block turns one row of floats, wherever they come from, into what a product reads: BF16,
+ * or E4M3 with the row's scale. The values stay in registers between the search for the largest and the rounding. */
 #ifndef ENGINE_CUDA_TC_ROWS_CUH
 #define ENGINE_CUDA_TC_ROWS_CUH
 
@@ -7,7 +7,7 @@
 #include "cuda/kernels_tc.h"
 #include "cuda/tc_mma.cuh"
 
-enum { ROW_THREADS = 256, ROW_WARPS = ROW_THREADS / 32 };
+enum { ROW_THREADS = 256 };
 
 struct row_out {
     enum cuda_form form;
@@ -34,15 +34,15 @@ static __device__ inline uint32_t magnitude_bits(float x) {
     return __float_as_uint(x) & 0x7fffffffu;
 }
 
-/* The largest value of a block, in every thread. shared: ROW_WARPS words, free again after the call's last barrier. */
-static __device__ inline uint32_t block_max(uint32_t x, uint32_t *shared) {
+/* The largest value of a block of WARPS, in every thread. shared: WARPS words, free again after the next barrier. */
+template <int WARPS> static __device__ inline uint32_t block_max(uint32_t x, uint32_t *shared) {
     x = __reduce_max_sync(0xffffffffu, x);
     if (threadIdx.x % 32 == 0)
         shared[threadIdx.x / 32] = x;
     __syncthreads();
     x = shared[0];
 #pragma unroll
-    for (int i = 1; i < ROW_WARPS; i++)
+    for (int i = 1; i < WARPS; i++)
         x = max(x, shared[i]);
     return x;
 }
@@ -72,28 +72,29 @@ static __device__ inline void store_quad(const struct row_out &out, int m, int i
 }
 
 /* Row m of n values, n a multiple of 4: value(i) gives four of them from column 4 * i on, the same each time it is
- * asked. QUADS * ROW_THREADS quads stay in registers, any further ones are asked for again. */
-template <int QUADS, class Value>
+ * asked, which thread i % THREADS does. QUADS * THREADS quads stay in registers, any further ones are asked for again.
+ */
+template <int QUADS, int THREADS = ROW_THREADS, class Value>
 static __device__ inline void convert_row(const struct row_out &out, int m, int n, Value value) {
-    __shared__ uint32_t shared[ROW_WARPS];
+    __shared__ uint32_t shared[THREADS / 32];
     int first = (int)threadIdx.x, n_quads = n / 4;
     float4 kept[QUADS];
     uint32_t top = 0;
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        int i = first + k * ROW_THREADS;
+        int i = first + k * THREADS;
         kept[k] = i < n_quads ? value(i) : make_float4(0, 0, 0, 0);
         top = max(max(top, magnitude_bits(kept[k].x)), magnitude_bits(kept[k].y));
         top = max(max(top, magnitude_bits(kept[k].z)), magnitude_bits(kept[k].w));
     }
     struct e4m3_scale s = {0.0f, 0.0f};
     if (out.form == CUDA_FORM_E4M3) {
-        for (int i = first + QUADS * ROW_THREADS; i < n_quads; i += ROW_THREADS) {
+        for (int i = first + QUADS * THREADS; i < n_quads; i += THREADS) {
             float4 v = value(i);
             top = max(max(top, magnitude_bits(v.x)), magnitude_bits(v.y));
             top = max(max(top, magnitude_bits(v.z)), magnitude_bits(v.w));
         }
-        s = e4m3_scale_of(block_max(top, shared));
+        s = e4m3_scale_of(block_max<THREADS / 32>(top, shared));
         if (threadIdx.x == 0) {
             out.scale[m] = s.d;
             if (out.tap)
@@ -102,9 +103,9 @@ static __device__ inline void convert_row(const struct row_out &out, int m, int 
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++)
-        if (first + k * ROW_THREADS < n_quads)
-            store_quad(out, m, first + k * ROW_THREADS, kept[k], s);
-    for (int i = first + QUADS * ROW_THREADS; i < n_quads; i += ROW_THREADS)
+        if (first + k * THREADS < n_quads)
+            store_quad(out, m, first + k * THREADS, kept[k], s);
+    for (int i = first + QUADS * THREADS; i < n_quads; i += THREADS)
         store_quad(out, m, i, value(i), s);
 }
 

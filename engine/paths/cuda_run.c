@@ -1,16 +1,10 @@
 /* engine/paths/cuda_run.c: one run call of a CUDA path, op by op on device views. Taps copy beside the computation;
- * an overridden op gets its values from the host. A single token without overrides takes the fused step instead. */
-#include "paths/cuda_session.h"
+ * an overridden op gets its values from the host. Neighbouring small ops are one launch (cuda_run_fused.c) where nobody
+ * comes between them. A single token without overrides takes the fused step instead. */
+#include "paths/cuda_run.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
-
-struct run {
-    struct fwd_session *s;
-    const struct fwd_run_args *args;
-    int n_pos, pos0;
-    struct fwd_error *err;
-};
 
 /* ---- views of device buffers --------------------------------------------------------------------------------------
  */
@@ -47,7 +41,7 @@ struct fwd_view cuda_cache_view(const struct fwd_session *s, const struct fwd_ru
     return v;
 }
 
-static struct fwd_view make_f32(const struct run *r, enum fwd_op op, int layer, float *data, int64_t n) {
+struct fwd_view cuda_f32_view(const struct cuda_call *r, enum fwd_op op, int layer, float *data, int64_t n) {
     return cuda_view(r->s, r->args, op, layer, r->pos0, r->n_pos, data, FWD_F32, n);
 }
 
@@ -58,7 +52,7 @@ static bool is_cache(enum fwd_op op) {
     return op == FWD_OP_K_CACHE || op == FWD_OP_V_CACHE;
 }
 
-static struct cuda_kv as_kv(const struct fwd_view *v) {
+struct cuda_kv cuda_kv_of(const struct fwd_view *v) {
     return (struct cuda_kv){.type = v->dtype,
                             .data = v->data,
                             .stride_head = v->nb[1],
@@ -166,15 +160,15 @@ enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *part
         break;
     case FWD_OP_K_CACHE:
     case FWD_OP_V_CACHE: {
-        struct cuda_kv kv = as_kv(out);
+        struct cuda_kv kv = cuda_kv_of(out);
         cuda_kv_store(stream, in[0]->data, &kv, pos0, n_pos);
         break;
     }
     case FWD_OP_KQV_OUT: {
         struct cuda_attention a = {.q = in[0]->data,
                                    .o = out->data,
-                                   .k = as_kv(in[1]),
-                                   .v = as_kv(in[2]),
+                                   .k = cuda_kv_of(in[1]),
+                                   .v = cuda_kv_of(in[2]),
                                    .kv_head_of = s->kv_head_of,
                                    .n_head = c->n_head,
                                    .pos0 = pos0,
@@ -201,12 +195,17 @@ enum fwd_status cuda_launch(struct fwd_session *s, const struct cuda_parts *part
     return cuda_launched(fwd_op_name(out->op), err);
 }
 
-/* Whether anybody will look at a quantised tap: its layout is then written beside the planes. */
-static bool taps_wanted(const struct run *r) {
+bool cuda_taps_wanted(const struct cuda_call *r) {
     return r->args->tap || r->args->digest || r->s->n_overrides > 0;
 }
 
-static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, struct cuda_parts parts,
+enum fwd_status cuda_hand_out(const struct cuda_call *r, const struct fwd_view *out) {
+    if (r->args->digest)
+        return is_cache(out->op) ? FWD_OK : cuda_digest_give(r->s, r->args, out, r->err);
+    return r->args->tap ? cuda_tap_give(r->s, r->args, out, r->err) : FWD_OK;
+}
+
+static enum fwd_status do_op(const struct cuda_call *r, const struct fwd_view *out, struct cuda_parts parts,
                              const struct fwd_view *in0, const struct fwd_view *in1, const struct fwd_view *in2) {
     struct fwd_session *s = r->s;
     const struct fwd_view *in[3] = {in0, in1, in2};
@@ -218,123 +217,166 @@ static enum fwd_status do_op(const struct run *r, const struct fwd_view *out, st
         cuda_scribble(s->device.compute, out->data, (size_t)(out->nb[1] * out->n_pos));
     bool quantises = cuda_is_quantised(out->dtype);
     const float *bias = parts.matrix ? parts.matrix->dev.bias : NULL;
-    FWD_TRY(cuda_launch(s, &parts, in, out, bias, r->pos0, r->n_pos, !quantises || !taps_wanted(r), r->err));
-    if (r->args->digest)
-        return is_cache(out->op) ? FWD_OK : cuda_digest_give(s, r->args, out, r->err);
-    return r->args->tap ? cuda_tap_give(s, r->args, out, r->err) : FWD_OK;
+    FWD_TRY(cuda_launch(s, &parts, in, out, bias, r->pos0, r->n_pos, !quantises || !cuda_taps_wanted(r), r->err));
+    return cuda_hand_out(r, out);
 }
 
 /* ---- activations in the formats that the products ask for ---------------------------------------------------------
  */
 
-/* One op input as the products read it: floats, and its quantised forms where some product needs them. */
-enum { FORMATS = 4 };
-struct activation {
-    struct fwd_view f32, as[FORMATS];
-};
-static const enum fwd_dtype formats[FORMATS] = {FWD_Q8_K, FWD_Q8_32, FWD_BF16, FWD_E4M3};
+static const enum fwd_dtype formats[CUDA_FORMATS] = {FWD_Q8_K, FWD_Q8_32, FWD_BF16, FWD_E4M3};
 
-static enum fwd_status quantise(const struct run *r, struct activation *a, enum fwd_op op,
-                                const struct cuda_matrix *const *users, int n_users) {
+void cuda_choose_formats(const struct cuda_call *r, struct cuda_input *in, enum fwd_op op,
+                         const struct cuda_matrix *const *users, int n_users) {
     const struct cuda_buffers *b = &r->s->buf;
-    uint8_t *const taps[FORMATS] = {b->tap_k, b->tap_32, b->tap_tc, b->tap_tc};
-    for (int f = 0; f < FORMATS; f++) {
+    uint8_t *const taps[CUDA_FORMATS] = {b->tap_k, b->tap_32, b->tap_tc, b->tap_tc};
+    for (int f = 0; f < CUDA_FORMATS; f++) {
         bool needed = false;
         for (int i = 0; i < n_users; i++)
             needed |= users[i]->dev.act == formats[f];
-        if (!needed)
-            continue;
-        a->as[f] = cuda_view(r->s, r->args, op, a->f32.layer, r->pos0, r->n_pos, taps[f], formats[f], a->f32.ne[0]);
-        FWD_TRY(do_op(r, &a->as[f], (struct cuda_parts){0}, &a->f32, NULL, NULL));
+        in->as[f] = (struct fwd_view){0};
+        if (needed)
+            in->as[f] =
+                cuda_view(r->s, r->args, op, in->f32.layer, r->pos0, r->n_pos, taps[f], formats[f], in->f32.ne[0]);
     }
+}
+
+static enum fwd_status quantise(const struct cuda_call *r, struct cuda_input *in, enum fwd_op op,
+                                const struct cuda_matrix *const *users, int n_users) {
+    cuda_choose_formats(r, in, op, users, n_users);
+    for (int f = 0; f < CUDA_FORMATS; f++)
+        if (in->as[f].data)
+            FWD_TRY(do_op(r, &in->as[f], (struct cuda_parts){0}, &in->f32, NULL, NULL));
     return FWD_OK;
 }
 
-static enum fwd_status multiply(const struct run *r, struct fwd_view *out, enum fwd_op op, float *data,
-                                const struct activation *a, const struct cuda_matrix *m) {
-    *out = make_f32(r, op, a->f32.layer, data, m->dev.n_rows);
+static enum fwd_status multiply(const struct cuda_call *r, struct fwd_view *out, enum fwd_op op, float *data,
+                                const struct cuda_input *a, const struct cuda_matrix *m) {
+    *out = cuda_f32_view(r, op, a->f32.layer, data, m->dev.n_rows);
     const struct fwd_view *in = &a->f32;
-    for (int f = 0; f < FORMATS; f++)
+    for (int f = 0; f < CUDA_FORMATS; f++)
         if (m->dev.act == formats[f])
             in = &a->as[f];
     return do_op(r, out, (struct cuda_parts){.matrix = m}, in, NULL, NULL);
 }
 
-static enum fwd_status normalise(const struct run *r, struct activation *a, enum fwd_op op, int layer,
-                                 const struct fwd_weight *w, const float *vector, const struct fwd_view *in) {
-    a->f32 = make_f32(r, op, layer, r->s->buf.norm, w->n_cols);
-    return do_op(r, &a->f32, (struct cuda_parts){.weight = w, .vector = vector}, in, NULL, NULL);
+static enum fwd_status normalise(const struct cuda_call *r, const struct cuda_norm *t, const struct fwd_view *in,
+                                 struct cuda_input *out) {
+    if (cuda_can_add_norm(r, NULL, t, in->ne[0]))
+        return cuda_run_add_norm(r, in, NULL, NULL, t, out);
+    out->f32 = cuda_f32_view(r, t->op, t->layer, r->s->buf.norm, t->file->n_cols);
+    FWD_TRY(do_op(r, &out->f32, (struct cuda_parts){.weight = t->file, .vector = t->vector}, in, NULL, NULL));
+    return quantise(r, out, t->q8, t->users, t->n_users);
+}
+
+/* *sum, of which only the view is there yet, is a + b; then its norm. */
+static enum fwd_status add_and_normalise(const struct cuda_call *r, const struct fwd_view *a, const struct fwd_view *b,
+                                         const struct fwd_view *sum, const struct cuda_norm *t,
+                                         struct cuda_input *out) {
+    if (cuda_can_add_norm(r, sum, t, a->ne[0]))
+        return cuda_run_add_norm(r, a, b, sum, t, out);
+    FWD_TRY(do_op(r, sum, (struct cuda_parts){0}, a, b, NULL));
+    return normalise(r, t, sum, out);
 }
 
 /* ---- a layer ------------------------------------------------------------------------------------------------------
  */
 
+static struct cuda_norm attn_norm_of(const struct fwd_session *s, int layer) {
+    const struct cuda_layer *l = &s->layers[layer];
+    return (struct cuda_norm){.op = FWD_OP_ATTN_NORM,
+                              .q8 = FWD_OP_ATTN_NORM_Q8,
+                              .layer = layer,
+                              .file = &l->file->attn_norm,
+                              .vector = l->attn_norm,
+                              .users = {&l->wq, &l->wk, &l->wv},
+                              .n_users = 3};
+}
+
+static struct cuda_norm ffn_norm_of(const struct fwd_session *s, int layer) {
+    const struct cuda_layer *l = &s->layers[layer];
+    return (struct cuda_norm){.op = FWD_OP_FFN_NORM,
+                              .q8 = FWD_OP_FFN_NORM_Q8,
+                              .layer = layer,
+                              .file = &l->file->ffn_norm,
+                              .vector = l->ffn_norm,
+                              .users = {&l->gate, &l->up},
+                              .n_users = 2};
+}
+
+/* q and k turned by position, k and v into the cache. */
+static enum fwd_status turn_and_store(const struct cuda_call *r, const struct fwd_view *q, const struct fwd_view *k,
+                                      const struct fwd_view *v, const struct fwd_view *q_rot,
+                                      const struct fwd_view *k_cache, const struct fwd_view *v_cache) {
+    struct cuda_parts none = {0};
+    struct fwd_view k_rot = cuda_f32_view(r, FWD_OP_KCUR_ROPE, k->layer, r->s->buf.k_rot, k->ne[0]);
+    if (cuda_can_rope_store(r, q->layer))
+        return cuda_run_rope_store(r, q, k, v, q_rot, &k_rot, k_cache, v_cache);
+    FWD_TRY(do_op(r, q_rot, none, q, NULL, NULL));
+    FWD_TRY(do_op(r, &k_rot, none, k, NULL, NULL));
+    FWD_TRY(do_op(r, k_cache, none, &k_rot, NULL, NULL));
+    return do_op(r, v_cache, none, v, NULL, NULL);
+}
+
 /* kqv_out into *out. */
-static enum fwd_status run_attention(const struct run *r, int layer, const struct fwd_view *residual,
+static enum fwd_status run_attention(const struct cuda_call *r, int layer, const struct cuda_input *in,
                                      struct fwd_view *out) {
     struct fwd_session *s = r->s;
     const struct cuda_layer *l = &s->layers[layer];
     const struct cuda_buffers *b = &s->buf;
-    struct activation a = {0};
-    FWD_TRY(normalise(r, &a, FWD_OP_ATTN_NORM, layer, &l->file->attn_norm, l->attn_norm, residual));
-    const struct cuda_matrix *users[] = {&l->wq, &l->wk, &l->wv};
-    FWD_TRY(quantise(r, &a, FWD_OP_ATTN_NORM_Q8, users, 3));
     struct fwd_view q, k, v;
-    FWD_TRY(multiply(r, &q, FWD_OP_QCUR, b->q, &a, &l->wq));
-    FWD_TRY(multiply(r, &k, FWD_OP_KCUR, b->k, &a, &l->wk));
-    FWD_TRY(multiply(r, &v, FWD_OP_VCUR, b->v, &a, &l->wv));
-
-    struct cuda_parts none = {0};
-    struct fwd_view q_rot = make_f32(r, FWD_OP_QCUR_ROPE, layer, b->q_rot, q.ne[0]);
-    FWD_TRY(do_op(r, &q_rot, none, &q, NULL, NULL));
-    struct fwd_view k_rot = make_f32(r, FWD_OP_KCUR_ROPE, layer, b->k_rot, k.ne[0]);
-    FWD_TRY(do_op(r, &k_rot, none, &k, NULL, NULL));
+    FWD_TRY(multiply(r, &q, FWD_OP_QCUR, b->q, in, &l->wq));
+    FWD_TRY(multiply(r, &k, FWD_OP_KCUR, b->k, in, &l->wk));
+    FWD_TRY(multiply(r, &v, FWD_OP_VCUR, b->v, in, &l->wv));
+    struct fwd_view q_rot = cuda_f32_view(r, FWD_OP_QCUR_ROPE, layer, b->q_rot, q.ne[0]);
     struct fwd_view k_cache = cuda_cache_view(s, r->args, FWD_OP_K_CACHE, layer, r->pos0 + r->n_pos);
-    FWD_TRY(do_op(r, &k_cache, none, &k_rot, NULL, NULL));
     struct fwd_view v_cache = cuda_cache_view(s, r->args, FWD_OP_V_CACHE, layer, r->pos0 + r->n_pos);
-    FWD_TRY(do_op(r, &v_cache, none, &v, NULL, NULL));
-
-    *out = make_f32(r, FWD_OP_KQV_OUT, layer, b->heads, q.ne[0]);
-    return do_op(r, out, none, &q_rot, &k_cache, &v_cache);
+    FWD_TRY(turn_and_store(r, &q, &k, &v, &q_rot, &k_cache, &v_cache));
+    *out = cuda_f32_view(r, FWD_OP_KQV_OUT, layer, b->heads, q.ne[0]);
+    return do_op(r, out, (struct cuda_parts){0}, &q_rot, &k_cache, &v_cache);
 }
 
 /* ffn_out into *out. */
-static enum fwd_status run_ffn(const struct run *r, int layer, const struct fwd_view *mid, struct fwd_view *out) {
-    struct fwd_session *s = r->s;
-    const struct cuda_layer *l = &s->layers[layer];
-    const struct cuda_buffers *b = &s->buf;
-    struct activation a = {0}, h = {0};
-    FWD_TRY(normalise(r, &a, FWD_OP_FFN_NORM, layer, &l->file->ffn_norm, l->ffn_norm, mid));
-    const struct cuda_matrix *users[] = {&l->gate, &l->up};
-    FWD_TRY(quantise(r, &a, FWD_OP_FFN_NORM_Q8, users, 2));
+static enum fwd_status run_ffn(const struct cuda_call *r, int layer, const struct cuda_input *in,
+                               struct fwd_view *out) {
+    const struct cuda_layer *l = &r->s->layers[layer];
+    const struct cuda_buffers *b = &r->s->buf;
+    const struct cuda_matrix *down = &l->down;
+    struct cuda_input h = {0};
     struct fwd_view gate, up;
-    FWD_TRY(multiply(r, &gate, FWD_OP_FFN_GATE, b->gate, &a, &l->gate));
-    FWD_TRY(multiply(r, &up, FWD_OP_FFN_UP, b->up, &a, &l->up));
-    h.f32 = make_f32(r, FWD_OP_FFN_SWIGLU, layer, b->swiglu, gate.ne[0]);
-    FWD_TRY(do_op(r, &h.f32, (struct cuda_parts){0}, &gate, &up, NULL));
-    const struct cuda_matrix *down[] = {&l->down};
-    FWD_TRY(quantise(r, &h, FWD_OP_FFN_SWIGLU_Q8, down, 1));
-    return multiply(r, out, FWD_OP_FFN_OUT, b->block, &h, &l->down);
+    FWD_TRY(multiply(r, &gate, FWD_OP_FFN_GATE, b->gate, in, &l->gate));
+    FWD_TRY(multiply(r, &up, FWD_OP_FFN_UP, b->up, in, &l->up));
+    h.f32 = cuda_f32_view(r, FWD_OP_FFN_SWIGLU, layer, b->swiglu, gate.ne[0]);
+    if (cuda_can_swiglu_quantise(r, layer, gate.ne[0])) {
+        FWD_TRY(cuda_run_swiglu_quantise(r, &gate, &up, down, &h));
+    } else {
+        FWD_TRY(do_op(r, &h.f32, (struct cuda_parts){0}, &gate, &up, NULL));
+        FWD_TRY(quantise(r, &h, FWD_OP_FFN_SWIGLU_Q8, &down, 1));
+    }
+    return multiply(r, out, FWD_OP_FFN_OUT, b->block, &h, down);
 }
 
-/* residual is replaced by l_out. */
-static enum fwd_status run_layer(const struct run *r, int layer, struct fwd_view *residual) {
+/* residual is replaced by l_out; in, the norm of residual, by the norm of l_out where another layer follows. */
+static enum fwd_status run_layer(const struct cuda_call *r, int layer, struct fwd_view *residual,
+                                 struct cuda_input *in) {
     const struct cuda_layer *l = &r->s->layers[layer];
     const struct cuda_buffers *b = &r->s->buf;
     int64_t n = residual->ne[0];
-    struct activation heads = {0};
-    FWD_TRY(run_attention(r, layer, residual, &heads.f32));
+    struct cuda_input heads = {0};
+    FWD_TRY(run_attention(r, layer, in, &heads.f32));
     const struct cuda_matrix *wo[] = {&l->wo};
     FWD_TRY(quantise(r, &heads, FWD_OP_KQV_OUT_Q8, wo, 1));
     struct fwd_view out;
     FWD_TRY(multiply(r, &out, FWD_OP_ATTN_OUT, b->block, &heads, &l->wo));
-    struct fwd_view mid = make_f32(r, FWD_OP_FFN_INP, layer, b->mid, n);
-    FWD_TRY(do_op(r, &mid, (struct cuda_parts){0}, &out, residual, NULL));
-    FWD_TRY(run_ffn(r, layer, &mid, &out));
-    struct fwd_view next = make_f32(r, FWD_OP_L_OUT, layer, b->x, n);
-    FWD_TRY(do_op(r, &next, (struct cuda_parts){0}, &out, &mid, NULL));
-    *residual = next;
-    return FWD_OK;
+    struct fwd_view mid = cuda_f32_view(r, FWD_OP_FFN_INP, layer, b->mid, n);
+    struct cuda_norm norm = ffn_norm_of(r->s, layer);
+    FWD_TRY(add_and_normalise(r, &out, residual, &mid, &norm, in));
+    FWD_TRY(run_ffn(r, layer, in, &out));
+    *residual = cuda_f32_view(r, FWD_OP_L_OUT, layer, b->x, n);
+    if (layer + 1 == r->s->model->config.n_layer) /* the head's norm is of wanted positions only */
+        return do_op(r, residual, (struct cuda_parts){0}, &out, &mid, NULL);
+    norm = attn_norm_of(r->s, layer + 1);
+    return add_and_normalise(r, &out, &mid, residual, &norm, in);
 }
 
 /* ---- the head, for wanted positions only --------------------------------------------------------------------------
@@ -345,18 +387,23 @@ static bool is_wanted(const struct fwd_run_args *args, int i) {
 }
 
 /* Positions begin .. begin + n_pos - 1 of the call; they are number `first` and following of the wanted ones. */
-static enum fwd_status run_head(const struct run *whole, const struct fwd_view *residual, int begin, int n_pos,
+static enum fwd_status run_head(const struct cuda_call *whole, const struct fwd_view *residual, int begin, int n_pos,
                                 int first) {
     struct fwd_session *s = whole->s;
-    struct run part = *whole;
+    struct cuda_call part = *whole;
     part.pos0 += begin;
     part.n_pos = n_pos;
     float *rows = (float *)residual->data + begin * residual->ne[0];
-    struct fwd_view in = make_f32(&part, residual->op, residual->layer, rows, residual->ne[0]);
-    struct activation a = {0};
-    FWD_TRY(normalise(&part, &a, FWD_OP_RESULT_NORM, -1, &s->model->output_norm, s->output_norm, &in));
-    const struct cuda_matrix *users[] = {&s->output};
-    FWD_TRY(quantise(&part, &a, FWD_OP_RESULT_NORM_Q8, users, 1));
+    struct fwd_view in = cuda_f32_view(&part, residual->op, residual->layer, rows, residual->ne[0]);
+    struct cuda_input a = {0};
+    struct cuda_norm norm = {.op = FWD_OP_RESULT_NORM,
+                             .q8 = FWD_OP_RESULT_NORM_Q8,
+                             .layer = -1,
+                             .file = &s->model->output_norm,
+                             .vector = s->output_norm,
+                             .users = {&s->output},
+                             .n_users = 1};
+    FWD_TRY(normalise(&part, &norm, &in, &a));
     struct fwd_view out;
     FWD_TRY(multiply(&part, &out, FWD_OP_RESULT_OUTPUT, s->buf.logits, &a, &s->output));
     int64_t n = out.ne[0];
@@ -375,7 +422,7 @@ static enum fwd_status run_head(const struct run *whole, const struct fwd_view *
 }
 
 /* Neighbouring wanted positions go through the head together, as many as there is room for. */
-static enum fwd_status run_heads(const struct run *r, const struct fwd_view *residual) {
+static enum fwd_status run_heads(const struct cuda_call *r, const struct fwd_view *residual) {
     int n_done = 0;
     for (int i = 0; i < r->n_pos; i++) {
         int end = i;
@@ -435,37 +482,40 @@ static enum fwd_status scribble(struct fwd_session *s, const struct fwd_run_args
     return cuda_launched("scribble", err);
 }
 
-static enum fwd_status run_ops(const struct run *r) {
+static enum fwd_status run_ops(const struct cuda_call *r) {
     struct fwd_session *s = r->s;
     const struct fwd_run_args *args = r->args;
     FWD_TRY(cuda_status(cudaMemcpyAsync(s->buf.ids, args->tokens, (size_t)args->n_tokens * sizeof *args->tokens,
                                         cudaMemcpyHostToDevice, s->device.compute),
                         "token ids", r->err));
     struct fwd_view tokens = cuda_view(s, args, FWD_OP_INP_EMBD, -1, r->pos0, r->n_pos, s->buf.ids, FWD_I32, 1);
-    struct fwd_view residual = make_f32(r, FWD_OP_INP_EMBD, -1, s->buf.x, s->model->config.n_embd);
+    struct fwd_view residual = cuda_f32_view(r, FWD_OP_INP_EMBD, -1, s->buf.x, s->model->config.n_embd);
     FWD_TRY(do_op(r, &residual, (struct cuda_parts){.weight = &s->model->tok_embd}, &tokens, NULL, NULL));
+    struct cuda_input in = {0};
+    struct cuda_norm first = attn_norm_of(s, 0);
+    FWD_TRY(normalise(r, &first, &residual, &in));
     for (int layer = 0; layer < s->model->config.n_layer; layer++)
-        FWD_TRY(run_layer(r, layer, &residual));
+        FWD_TRY(run_layer(r, layer, &residual, &in));
     FWD_TRY(run_heads(r, &residual));
     return cuda_tap_flush(s, args, r->err);
 }
 
 /* The fused step, and the head op by op where it is in another form or overridden. */
-static enum fwd_status run_step(const struct run *r) {
+static enum fwd_status run_step(const struct cuda_call *r) {
     struct fwd_session *s = r->s;
     bool head = s->n_overrides == 0 && cuda_stepper_has_head(s);
     FWD_TRY(cuda_stepper_run(s, r->args, head, r->err));
     if (head || !is_wanted(r->args, 0))
         return FWD_OK;
     int last = s->model->config.n_layer - 1;
-    struct fwd_view residual = make_f32(r, FWD_OP_L_OUT, last, s->buf.x, s->model->config.n_embd);
+    struct fwd_view residual = cuda_f32_view(r, FWD_OP_L_OUT, last, s->buf.x, s->model->config.n_embd);
     FWD_TRY(run_heads(r, &residual));
     return cuda_tap_flush(s, r->args, r->err);
 }
 
 enum fwd_status cuda_run(struct fwd_session *s, const struct fwd_run_args *args, struct fwd_error *err) {
     FWD_TRY(check_args(s, args, err));
-    struct run r = {.s = s, .args = args, .n_pos = args->n_tokens, .pos0 = args->pos0, .err = err};
+    struct cuda_call r = {.s = s, .args = args, .n_pos = args->n_tokens, .pos0 = args->pos0, .err = err};
     /* Rows from here on are about to change: if the call fails they must not count. */
     s->n_past[args->seq] = args->pos0;
     if (s->scribble)
