@@ -437,6 +437,42 @@ START_TEST(f32_stays_by_the_reference) {
 }
 END_TEST
 
+/* Scribbling keeps small ops apart, op by op; without it they are fused: the same bits of every tap. */
+START_TEST(fused_ops_are_the_ops) {
+    static const char *const paths[] = {"f32-cuda", "q4k-cuda", "bf16-cuda", "fp8-cuda"};
+    char file[PATH_BYTES];
+    if (!locate(_i, file))
+        return;
+    for (int p = 0; p < 4; p++) {
+        struct fixture f = {.path = fwd_path_find(paths[p])};
+        struct seen seen[3];
+        ck_assert_int_eq(fwd_gguf_open(&f.file, file, &f.err), FWD_OK);
+        for (int way = 0; way < 3; way++) { /* apart, fused with taps, fused without */
+            struct fwd_knobs knobs = default_knobs();
+            knobs.scribble = way == 0;
+            enum fwd_status rc = f.path->open(&f.s, f.file, &knobs, &f.err);
+            if (rc == FWD_EUNAVAILABLE || rc == FWD_EUNSUPPORTED) {
+                (void)printf("SKIPPED: test_cuda_path fused_ops_are_the_ops: %s\n", f.err.message);
+                break;
+            }
+            ck_assert_msg(rc == FWD_OK, "%s", f.err.message);
+            f.n_vocab = f.path->config(f.s)->n_vocab;
+            seen[way] = run_fresh(&f, 0, 40, 17, way < 2);
+            f.path->close(f.s);
+            f.s = NULL;
+            if (way == 1)
+                same_taps(&seen[0], &seen[1], paths[p]);
+            if (way > 0)
+                same_logits(&f, &seen[0], &seen[way], 40, paths[p]);
+        }
+        if (f.n_vocab > 0)
+            for (int way = 0; way < 3; way++)
+                free_seen(&seen[way]);
+        fwd_gguf_close(f.file);
+    }
+}
+END_TEST
+
 START_TEST(weights_are_the_files) {
     static const char *const paths[] = {"q4k-cuda", "f32-cuda"};
     struct fwd_knobs knobs = default_knobs();
@@ -497,6 +533,7 @@ int main(void) {
     tcase_add_test(rest, argmax_is_the_logits);
     tcase_add_test(rest, digests_are_the_taps);
     tcase_add_test(rest, f32_stays_by_the_reference);
+    tcase_add_loop_test(rest, fused_ops_are_the_ops, 0, N_FILES);
     tcase_add_test(rest, weights_are_the_files);
     tcase_add_test(rest, nonsense_is_refused);
     suite_add_tcase(suite, bits);
