@@ -114,6 +114,9 @@ static void note_choices(struct fwd_session *s) {
                                         .why = why,
                                         .m_first = 1,
                                         .m_last = 1});
+    if (s->ops_fused)
+        note(s, (struct fwd_variant_choice){
+                    .op = "norm, rope, swiglu", .detail = "", .variant = "fused", .why = "forced", .m_first = 1});
     note(s, (struct fwd_variant_choice){.op = "attention",
                                         .detail = fwd_dtype_name(s->kv_type),
                                         .variant = cuda_attends_on_tensor_cores(s) ? "cuda-flash-f16" : "cuda-exact",
@@ -121,7 +124,7 @@ static void note_choices(struct fwd_session *s) {
                                         .m_first = 1});
 }
 
-/* The items that mean something here: step=fused, step=ops. */
+/* The items that mean something here: step=fused and step=ops for one token; ops=fused, small ops in one launch. */
 static enum fwd_status read_force(struct fwd_session *s, const char *force, struct fwd_error *err) {
     if (!force)
         return FWD_OK;
@@ -130,10 +133,12 @@ static enum fwd_status read_force(struct fwd_session *s, const char *force, stru
     for (const char *at = force; *at;) {
         size_t n = strcspn(at, ",");
         bool fused = n == 10 && !memcmp(at, "step=fused", n), ops = n == 8 && !memcmp(at, "step=ops", n);
-        FWD_FAIL_IF(!fused && !ops, FWD_ENOTFOUND, err, "force: got \"%.*s\", expected step=fused or step=ops on %s",
-                    (int)n, at, s->kind->name);
+        bool small = n == 9 && !memcmp(at, "ops=fused", n);
+        FWD_FAIL_IF(!fused && !ops && !small, FWD_ENOTFOUND, err,
+                    "force: got \"%.*s\", expected step=fused, step=ops or ops=fused on %s", (int)n, at, s->kind->name);
         s->step_forced |= fused;
         s->ops_forced |= ops;
+        s->ops_fused |= small;
         at += n + (at[n] == ',');
     }
     FWD_FAIL_IF(s->step_forced && s->kind->form != CUDA_FORM_TILES, FWD_EUNSUPPORTED, err,

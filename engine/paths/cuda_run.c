@@ -1,6 +1,6 @@
 /* engine/paths/cuda_run.c: one run call of a CUDA path, op by op on device views. Taps copy beside the computation;
- * an overridden op gets its values from the host. Neighbouring small ops are one launch (cuda_run_fused.c) where nobody
- * comes between them. A single token without overrides takes the fused step instead. */
+ * an overridden op gets its values from the host. With --force ops=fused neighbouring small ops are one launch
+ * (cuda_run_fused.c) where nobody comes between them. A single token without overrides takes the fused step instead. */
 #include "paths/cuda_run.h"
 
 #include <cuda_runtime_api.h>

@@ -43,8 +43,8 @@ bool cuda_taps_wanted(const struct cuda_call *r);
 enum fwd_status cuda_hand_out(const struct cuda_call *r, const struct fwd_view *out);
 
 /* ---- cuda_run_fused.c ----
- * Each group: whether it may be one launch here (nothing in it is overridden, no scribbling between its ops, shapes
- * that the launch takes), and the launch. Bits, views and taps are those of the ops one by one. */
+ * Each group: whether it is one launch here (asked for, nothing in it overridden, no scribbling between its ops, a
+ * shape that the launch takes), and the launch. Bits, views and taps are those of the ops one by one. */
 
 /* sum: the addition before the norm, or NULL. n: a row's values. */
 bool cuda_can_add_norm(const struct cuda_call *r, const struct fwd_view *sum, const struct cuda_norm *t, int64_t n);

@@ -8,7 +8,7 @@
 enum { MOST_NORM = 16384 }; /* cuda_add_norm's largest row */
 
 static bool is_free(const struct cuda_call *r, enum fwd_op op, int layer) {
-    return !r->s->scribble && !cuda_override_at(r->s, op, layer)->fn;
+    return r->s->ops_fused && !r->s->scribble && !cuda_override_at(r->s, op, layer)->fn;
 }
 
 /* ---- quantised forms ----------------------------------------------------------------------------------------------

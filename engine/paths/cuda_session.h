@@ -2,7 +2,7 @@
  *   cuda_open.c      open, close and everything that is told about a session; the path tables
  *   cuda_weights.c   the model's matrices and vectors onto the device, and back for the audit
  *   cuda_run.c       one run call, op by op: any number of positions, taps, overrides
- *   cuda_run_fused.c its neighbouring small ops in one launch
+ *   cuda_run_fused.c its neighbouring small ops in one launch, on demand
  *   cuda_override.c  an op whose value comes from the host: builtins on host views
  *   cuda_step.c      one token by the fused step, eager or as a graph
  *
@@ -75,6 +75,7 @@ struct fwd_session {
     enum fwd_dtype kv_type;
     bool scribble, fp8_fast, no_overlap;
     bool step_forced, ops_forced; /* --force step=fused, step=ops */
+    bool ops_fused;               /* --force ops=fused */
     char *force;
 
     struct fwd_variant_choice choices[CUDA_MAX_CHOICES];

@@ -199,6 +199,8 @@ START_TEST(bits_of_the_cpu) {
     check_against_cpu(file, FWD_F16, NULL);
     check_against_cpu(file, FWD_F32, NULL);
     check_against_cpu(file, FWD_F16, "step=ops");
+    check_against_cpu(file, FWD_F16, "ops=fused");
+    check_against_cpu(file, FWD_F32, "step=ops,ops=fused");
 }
 END_TEST
 
@@ -239,10 +241,11 @@ static enum fwd_status builtin_only(void *ud, const struct fwd_op_call *call, st
 
 START_TEST(an_override_that_calls_the_builtin_changes_nothing) {
     char file[PATH_BYTES];
-    if (!locate(_i, file))
+    if (!locate(_i / 2, file))
         return;
     struct fwd_knobs knobs = default_knobs();
     struct fixture f;
+    knobs.force = _i % 2 ? "ops=fused" : NULL;
     open_fixture(&f, file, "q4k-cuda-graph", &knobs);
     struct seen want = run_fresh(&f, 0, 12, 5, true);
     bool there[FWD_OP_COUNT] = {false};
@@ -375,6 +378,7 @@ START_TEST(digests_are_the_taps) {
         for (int p = 0; p < 2; p++) {
             struct fixture f;
             int32_t ids[20];
+            knobs.force = p ? "ops=fused" : NULL;
             open_fixture(&f, file, exact_paths[p], &knobs);
             float *logits = fwd_calloc((size_t)f.n_vocab, sizeof *logits);
             taps.n = made.n = 0;
@@ -437,7 +441,7 @@ START_TEST(f32_stays_by_the_reference) {
 }
 END_TEST
 
-/* Scribbling keeps small ops apart, op by op; without it they are fused: the same bits of every tap. */
+/* Small ops in one launch, with taps and without: the same bits as op by op on every path. */
 START_TEST(fused_ops_are_the_ops) {
     static const char *const paths[] = {"f32-cuda", "q4k-cuda", "bf16-cuda", "fp8-cuda"};
     char file[PATH_BYTES];
@@ -445,11 +449,11 @@ START_TEST(fused_ops_are_the_ops) {
         return;
     for (int p = 0; p < 4; p++) {
         struct fixture f = {.path = fwd_path_find(paths[p])};
-        struct seen seen[3];
+        struct seen seen[3] = {{0}};
         ck_assert_int_eq(fwd_gguf_open(&f.file, file, &f.err), FWD_OK);
-        for (int way = 0; way < 3; way++) { /* apart, fused with taps, fused without */
+        for (int way = 0; way < 3; way++) { /* op by op, fused with taps, fused without */
             struct fwd_knobs knobs = default_knobs();
-            knobs.scribble = way == 0;
+            knobs.force = way ? "ops=fused" : NULL;
             enum fwd_status rc = f.path->open(&f.s, f.file, &knobs, &f.err);
             if (rc == FWD_EUNAVAILABLE || rc == FWD_EUNSUPPORTED) {
                 (void)printf("SKIPPED: test_cuda_path fused_ops_are_the_ops: %s\n", f.err.message);
@@ -528,7 +532,7 @@ int main(void) {
     tcase_set_timeout(rest, 300);
     tcase_add_loop_test(bits, bits_of_the_cpu, 0, N_FILES);
     tcase_add_loop_test(bits, a_longer_sequence_between_changes_nothing, 0, N_FILES);
-    tcase_add_loop_test(rest, an_override_that_calls_the_builtin_changes_nothing, 0, 3);
+    tcase_add_loop_test(rest, an_override_that_calls_the_builtin_changes_nothing, 0, 6);
     tcase_add_test(rest, an_override_reaches_what_follows);
     tcase_add_test(rest, argmax_is_the_logits);
     tcase_add_test(rest, digests_are_the_taps);
