@@ -2,7 +2,8 @@
 # ci/story.sh [MODEL]: the story, replayed: an output head in F32 whose GEMV reads its [N,K] weights as [K,N], on the path
 # that serves, captured as a graph. Shows the first token of the F32 trace, of the serving path, and of that path with the
 # bug; then one `parity run` must name result_output, the layout and the side, and support H4 alone. Prints the time it
-# took. MODEL: a file or a registered name (default: qwen2.5-coder-1.5b where it is in the cache, else the built-in one).
+# took. MODEL: a file or a registered name (default: qwen2.5-coder-1.5b where it is in the cache, else a made one whose
+# heads a fused step serves).
 # PATHS=REF,CAND: other paths, such as PATHS=f32,q4k-cpu for the CPU (default f32-cuda,q4k-cuda-graph: never
 # anything else unless asked). Exit 0: told and named; 1: not named; 77: a path does not run here ("SKIPPED: why").
 set -u
@@ -22,7 +23,7 @@ fi
 set -- --prompt "$prompt" --chat
 if [ -z "$model" ]; then
     model=$t/tiny.gguf
-    "$parity" fixture make -o "$model" 2>"$t/err" || { cat "$t/err"; exit 1; }
+    "$parity" fixture make --shape tiny-64 -o "$model" 2>"$t/err" || { cat "$t/err"; exit 1; }
     set -- --tokens 72,101,108,108,111,44,32,119,111,114,108,100,33,10,40,41,59,33,34,35
 fi
 
