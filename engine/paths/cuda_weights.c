@@ -67,6 +67,18 @@ static enum fwd_status describe(const struct fwd_session *s, struct cuda_matrix 
     return FWD_OK;
 }
 
+/* Products of one input read one conversion of it: where one of them cannot be E4M3 none is. */
+static void agree(struct cuda_matrix *const *m, int n) {
+    bool mixed = false;
+    for (int i = 0; i < n; i++)
+        mixed |= m[i]->dev.form == CUDA_FORM_BF16;
+    for (int i = 0; i < n; i++)
+        if (mixed && m[i]->dev.form == CUDA_FORM_E4M3) {
+            m[i]->dev.form = CUDA_FORM_BF16;
+            m[i]->dev.act = FWD_BF16;
+        }
+}
+
 static enum fwd_status describe_all(struct fwd_session *s, struct fwd_error *err) {
     const struct fwd_model *m = s->model;
     s->layers = fwd_calloc((size_t)m->config.n_layer, sizeof *s->layers);
@@ -82,6 +94,9 @@ static enum fwd_status describe_all(struct fwd_session *s, struct fwd_error *err
         FWD_TRY(describe(s, &l->gate, &w->gate, NULL, false, err));
         FWD_TRY(describe(s, &l->up, &w->up, NULL, false, err));
         FWD_TRY(describe(s, &l->down, &w->down, NULL, false, err));
+        struct cuda_matrix *const qkv[] = {&l->wq, &l->wk, &l->wv}, *const ffn[] = {&l->gate, &l->up};
+        agree(qkv, 3);
+        agree(ffn, 2);
     }
     FWD_FAIL_IF(!fwd_decode_for(m->tok_embd.type), FWD_ETYPE, err, "%s: type %s cannot be decoded", m->tok_embd.name,
                 fwd_type_name(m->tok_embd.type));
