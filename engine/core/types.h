@@ -79,10 +79,23 @@ enum fwd_act_rule {
         1, /* per block: d = amax/127 and id = 127/amax (F32 divisions); q = x*id rounded half to even, cut
             * to [-127, 127]; amax < 2^-100: d = 0, q = 0; a block with a NaN or infinity: d = NaN, q = 0 */
     FWD_ACT_AMAX127_AWAY = 2, /* the same, halves rounded away from zero */
-    FWD_ACT_NEAREST = 3,      /* to BF16, halves to even, overflow to infinity; every NaN is 0x7fff */
-    FWD_ACT_AMAX448 = 4       /* to E4M3, per row: d = amax/448 and id = 448/amax (F32 divisions); code = x*id to the
+    FWD_ACT_NEAREST = 3,      /* to BF16 or F16, halves to even, overflow to infinity; every BF16 NaN is 0x7fff */
+    FWD_ACT_AMAX448 = 4,      /* to E4M3, per row: d = amax/448 and id = 448/amax (F32 divisions); code = x*id to the
                                * nearest, halves to even, cut to +-448; amax < 2^-100: d = 0, codes 0; a row with a NaN or
                                * infinity: d = NaN, codes 0 */
+    /* Rules of other engines, for what is judged of them. The same for all: F32 arithmetic; a NaN counts for nothing
+     * and its q is 0. The value of the block is d as stored; where the weights have minima and d is a binary16, the
+     * block's sum is stored in binary16 too and may differ from d * (q[0] + q[1] + ..). Codes are cut to [-128, 127].
+     */
+    FWD_ACT_SIGNED127 = 5, /* llama.cpp's Q8_K: id = -127/m, m the value of the largest magnitude, the first of several;
+                            * q = x*id, halves to even, at most 127; d = 1/id */
+    FWD_ACT_HALF127 = 6,   /* its Q8_0 and Q8_1 with AVX: d = amax/127 rounded to binary16, id = 127/amax; q = x*id,
+                            * halves to even; sum = d * (q[0] + ..), with d before it is rounded, to binary16 */
+    FWD_ACT_HALF127_AWAY = 7,    /* the same in plain C: id = 1/(amax/127), halves away from zero */
+    FWD_ACT_HALF127_DIVIDED = 8, /* CUDA's Q8_1 for few columns: d = amax/127 to binary16; q = x/(amax/127), halves away
+                                  * from zero; sum = x[0] + .., as they came, to binary16 */
+    FWD_ACT_INVERSE127 = 9 /* CUDA's for many columns, where its scale is an F32: id = 127/amax; q = x*id, halves away
+                            * from zero; d = 1/id */
 };
 struct fwd_numerics {
     uint32_t size;
@@ -108,13 +121,17 @@ struct fwd_numerics {
     enum fwd_dtype store;                                  /* type of the stored result */
     float exp_ulp, div_ulp, sqrt_ulp, sincos_ulp, pow_ulp; /* accuracy of the functions used; 0: not used */
     enum fwd_accumulator angle;                            /* RoPE: precision of position * frequency */
-    bool dequantised; /* with a Q8 act: the op multiplies d * q, rounded to `store`, by decoded weights; its terms are
-                       * single products. Else they are exact integer dots of whole blocks */
+    bool dequantised;  /* with a Q8 act: the op multiplies d * q, rounded to `store`, by decoded weights; its terms are
+                        * single products. Else they are exact integer dots of whole blocks */
+    bool split_blocks; /* such a dot is added in parts, each of them rounded: the parts are exact, their magnitudes up
+                        * to those of its single products */
+    bool repeated_angle;   /* angles of a position: each the one before times theta^(-2/d), a pow of pow_ulp */
     int cut_bits, promote; /* FWD_ACC_TENSOR */
     /* What the other operand is rounded to first, F32: nothing. Products: the decoded weight, BF16 or (by the row, rule
      * FWD_ACT_AMAX448) E4M3. Attention: q, F16; the weights of the keys, made against the largest score so far, are
      * rounded to the same before they meet the values, and the latter sum is a FWD_ACC_TENSOR one over the keys as the
-     * scores' is over the head's values. */
+     * scores' is over the head's values. Attention in F32: q, and the weights of the keys after they have been divided
+     * by their sum. */
     enum fwd_dtype operand;
 };
 

@@ -14,14 +14,15 @@
 #include <string.h>
 
 /* ---- the declaration, as doubles in this order ------------------------------------------------------------------ */
-enum { N_FIELDS = 25, N_WHOLE = 20 };
+/* OLD_FIELDS: of the files written before the last two were added; those are then false. */
+enum { OLD_FIELDS = 25, N_FIELDS = 27 };
 _Static_assert(sizeof(struct fwd_numerics) == 100, "a field that is new in the declaration belongs in this list too");
 static const struct {
     const char *name;
     double max;
 } fields[N_FIELDS] = {
     {"act", FWD_E4M3},
-    {"act_rule", FWD_ACT_AMAX448},
+    {"act_rule", FWD_ACT_INVERSE127},
     {"accumulator", FWD_ACC_TENSOR},
     {"chain_block", 1 << 24},
     {"chain_per_block", 1 << 24},
@@ -45,7 +46,14 @@ static const struct {
     {"sqrt_ulp", 1e9},
     {"sincos_ulp", 1e9},
     {"pow_ulp", 1e9},
+    {"split_blocks", 1},
+    {"repeated_angle", 1},
 };
+
+/* The accuracies of functions; all others are whole. */
+static bool is_real(int field) {
+    return field >= 20 && field < OLD_FIELDS;
+}
 
 static void pack_numerics(const struct fwd_numerics *n, double out[N_FIELDS]) {
     const double v[N_FIELDS] = {n->act,
@@ -72,16 +80,18 @@ static void pack_numerics(const struct fwd_numerics *n, double out[N_FIELDS]) {
                                 (double)n->div_ulp,
                                 (double)n->sqrt_ulp,
                                 (double)n->sincos_ulp,
-                                (double)n->pow_ulp};
+                                (double)n->pow_ulp,
+                                n->split_blocks,
+                                n->repeated_angle};
     memcpy(out, v, sizeof v);
 }
 
 static enum fwd_status unpack_numerics(struct fwd_numerics *n, const double v[N_FIELDS], const char *file,
                                        struct fwd_error *err) {
     for (int i = 0; i < N_FIELDS; i++)
-        FWD_FAIL_IF(!(v[i] >= 0 && v[i] <= fields[i].max) || (i < N_WHOLE && v[i] != floor(v[i])), FWD_ERANGE, err,
+        FWD_FAIL_IF(!(v[i] >= 0 && v[i] <= fields[i].max) || (!is_real(i) && v[i] != floor(v[i])), FWD_ERANGE, err,
                     "%s: the declaration says %s = %g, expected %s from 0 to %g", file, fields[i].name, v[i],
-                    i < N_WHOLE ? "a whole number" : "a number", fields[i].max);
+                    is_real(i) ? "a number" : "a whole number", fields[i].max);
     *n = (struct fwd_numerics){.size = sizeof *n,
                                .act = (enum fwd_dtype)(int)v[0],
                                .act_rule = (enum fwd_act_rule)(int)v[1],
@@ -107,7 +117,9 @@ static enum fwd_status unpack_numerics(struct fwd_numerics *n, const double v[N_
                                .div_ulp = (float)v[21],
                                .sqrt_ulp = (float)v[22],
                                .sincos_ulp = (float)v[23],
-                               .pow_ulp = (float)v[24]};
+                               .pow_ulp = (float)v[24],
+                               .split_blocks = v[25] > 0,
+                               .repeated_angle = v[26] > 0};
     return FWD_OK;
 }
 
@@ -482,7 +494,7 @@ static enum fwd_status read_sequence(struct par_case *c, const struct par_captur
 
 static enum fwd_status read_elements(struct par_case *c, const struct par_capture *f, struct fwd_error *err) {
     int64_t *at = NULL, n = 0, n_values = 0, n_fields = 0;
-    double *values = NULL, *numerics = NULL;
+    double *values = NULL, *numerics = NULL, padded[N_FIELDS] = {0};
     enum fwd_status rc = need_tensor(f, "elements", "I64", 2, &n, &at, err);
     if (rc == FWD_OK)
         rc = need_tensor(f, "values", "F64", 3, &n_values, &values, err);
@@ -501,11 +513,13 @@ static enum fwd_status read_elements(struct par_case *c, const struct par_captur
     c->n_elements = (int)n;
     if (rc == FWD_OK)
         rc = need_tensor(f, "numerics", "F64", 0, &n_fields, &numerics, err);
-    if (rc == FWD_OK && n_fields != N_FIELDS)
+    if (rc == FWD_OK && n_fields != N_FIELDS && n_fields != OLD_FIELDS)
         rc = fwd_fail(err, FWD_ESHAPE, __FILE__, __LINE__, "%s: a declaration of %lld numbers, expected %d",
                       par_capture_name(f), (long long)n_fields, N_FIELDS);
+    for (int i = 0; rc == FWD_OK && i < n_fields; i++)
+        padded[i] = numerics[i];
     if (rc == FWD_OK)
-        rc = unpack_numerics(&c->numerics, numerics, par_capture_name(f), err);
+        rc = unpack_numerics(&c->numerics, padded, par_capture_name(f), err);
     fwd_free(at);
     fwd_free(values);
     fwd_free(numerics);

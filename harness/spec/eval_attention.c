@@ -8,7 +8,10 @@
  * On tensor cores (FWD_ACC_TENSOR, in 16-bit `operand`s): q is rounded first, exactly as is declared; the scores' sums
  * are off by what spec_tensor.h says; a weight is rounded before it meets a value, by half an ulp of itself and at most
  * 2^-25 of the largest weight so far, 1, where it is no normal number of that format; the sum of weighted values loses
- * in each step at most the cut of what has been added in magnitude. All of it the worst case. */
+ * in each step at most the cut of what has been added in magnitude. All of it the worst case.
+ *
+ * In F32 with 16-bit `operand`s: q is rounded first, likewise; a weight by half an ulp of itself, or 2^-25, after it
+ * has been divided by the sum of all. */
 #include "spec/eval.h"
 #include "spec/second_look.h"
 #include "spec/spec_tensor.h"
@@ -266,6 +269,8 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
         double slack = w->moved[i] + final * fabs(exact) + tiny;
         if (t->tensor)
             slack += 0x1p-11 * w->out_abs[i] + 0x1p-25 / w->weights * w->value_abs[i];
+        else if (nm->operand == FWD_F16)
+            slack += 0x1p-11 * w->out_abs[i] + 0x1p-25 * w->value_abs[i];
         double bound = slack + sums.weights * fabs(exact) + sums.values * w->out_abs[i];
         if (w->overflow || !(w->out_abs[i] * w->weights < made.limit))
             bound = HUGE_VAL;
@@ -282,7 +287,7 @@ static void judge_head(const struct attention_task *t, struct eval_tally *tally,
 static void load_query(const struct attention_task *t, int pos, double *q) {
     const struct par_eval *e = t->ev->e;
     par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), q, t->q_dim);
-    for (int64_t i = 0; i < t->q_dim && t->tensor; i++) {
+    for (int64_t i = 0; i < t->q_dim && e->numerics->operand != FWD_F32; i++) {
         float x = (float)q[i];
         double scale;
         par_tensor_convert(e->numerics->operand, &x, 1, &q[i], &scale);

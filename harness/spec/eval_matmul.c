@@ -7,6 +7,7 @@
 #include "spec/spec_decode.h"
 #include "spec/spec_dot.h"
 #include "spec/spec_quant.h"
+#include "spec/spec_tensor.h"
 #include "spec/tie_slack.h"
 
 #include <math.h>
@@ -26,7 +27,8 @@ struct matmul_task {
     /* Quantised activations of the judged positions, as struct spec_tile has them. */
     int n_tile; /* positions there: n_pos, filled up */
     int16_t *code, *sum16;
-    double *scale;
+    double *scale, *min_scale;
+    double *norm; /* split_blocks: the root of the sum of squares of a block's codes, [n_blocks][n_tile] */
     /* Float activations. */
     double *x; /* [n_pos][n_cols] */
     struct par_ties ties;
@@ -39,6 +41,7 @@ struct row_group {
     int16_t *code, *min;
     double *d, *dmin;
     double *sum, *sum_abs, *path;
+    double *norm;    /* split_blocks: as of the codes, [n_blocks][SPEC_DOT_ROWS][2]: of the code, of the minima */
     double *decoded; /* float activations only: [SPEC_DOT_ROWS][n_cols], or in_order [n_cols][SPEC_DOT_ROWS] */
     float *row;      /* [n_cols]: one of them as it is decoded */
 };
@@ -69,11 +72,31 @@ static size_t place_group(const struct matmul_task *t, struct row_group *g, uint
     g->sum_abs = (void *)(base + at);
     at += round_up((size_t)t->n_tile * rows * sizeof(double));
     g->path = (void *)(base + at);
-    return at + round_up((size_t)t->n_tile * rows * sizeof(double));
+    at += round_up((size_t)t->n_tile * rows * sizeof(double));
+    g->norm = (void *)(base + at);
+    return at + (t->norm ? round_up(2 * rows * nb * sizeof(double)) : 0);
 }
 
 /* ---- quantised activations -----------------------------------------------------------------------------------------
  */
+/* What a block's parts may come to in magnitude, over the norm of the codes that it meets (Cauchy and Schwarz): of its
+ * dot and of its minima. Q6_K's parts are those of codes without their offset and, apart, of that. */
+static void norm_of_block(const struct matmul_task *t, const struct spec_block *s, double norm[2]) {
+    double squares = 0, scales = 0, minima = 0;
+    int offset = t->w->type == FWD_TYPE_Q6_K ? 32 : 0;
+    for (int j = 0; j < t->block / 16; j++) {
+        for (int i = 0; i < 16; i++) {
+            double c = s->scale[j] * (s->q[16 * j + i] + offset);
+            squares += c * c;
+        }
+        scales += (double)s->scale[j] * s->scale[j];
+        minima += (double)s->min[j] * s->min[j];
+    }
+    /* A sum of 16 codes is at most 4 of their norms. */
+    norm[0] = fabs((double)s->d) * (sqrt(squares) + 4 * offset * sqrt(scales));
+    norm[1] = t->has_min ? 4 * fabs((double)s->dmin) * sqrt(minima) : 0;
+}
+
 /* Codes times scales of one row; rows past the end of the matrix are zero. */
 static void unpack_row(const struct matmul_task *t, const struct row_group *g, int r, int64_t row) {
     struct spec_block s;
@@ -91,6 +114,8 @@ static void unpack_row(const struct matmul_task *t, const struct row_group *g, i
         }
         g->d[at] = (double)s.d;
         g->dmin[at] = (double)s.dmin;
+        if (t->norm)
+            norm_of_block(t, &s, g->norm + 2 * at);
     }
 }
 
@@ -105,6 +130,7 @@ static void sum_group(const struct matmul_task *t, const struct row_group *g) {
                                    .act = t->code,
                                    .sum16 = t->sum16,
                                    .scale = t->scale,
+                                   .min_scale = t->min_scale,
                                    .sum = g->sum,
                                    .sum_abs = g->sum_abs,
                                    .path = g->path};
@@ -126,7 +152,7 @@ static void block_terms(const struct matmul_task *t, const struct row_group *g, 
     for (int j = 0; j < t->block / 16; j++)
         min_dot += min[j] * sum16[j];
     *term = g->d[w] * t->scale[x] * dot;
-    *min_term = t->has_min ? g->dmin[w] * t->scale[x] * min_dot : 0;
+    *min_term = t->has_min ? g->dmin[w] * t->min_scale[x] * min_dot : 0;
 }
 
 /* Value k of row r of a group of float rows. */
@@ -151,6 +177,17 @@ static double swallowed_terms(const struct matmul_task *t, const struct row_grou
     return fmin(d, t->bound.n * u * a);
 }
 
+/* Where a block's sum is stored in binary16: what one unit in the last place of that adds, and the difference between
+ * the scale as stored and as the sum was made with. */
+static double sum_step(const struct matmul_task *t, const struct row_group *g, int p, int64_t at, int64_t block) {
+    int64_t x = block * t->n_tile + p;
+    int sum = 0;
+    for (int j = 0; j < t->block / 16; j++)
+        sum += t->sum16[x * (t->block / 16) + j];
+    double stored = fabs(t->min_scale[x] * sum);
+    return fabs(g->dmin[at] * g->min[at * (t->block / 16)]) * (0x1p-10 * (stored + fabs(t->scale[x])) + 0x1p-24);
+}
+
 /* What the elements near a tie may add: each its own weight times one step. */
 static double tie_slack(const struct matmul_task *t, const struct row_group *g, int p, int r) {
     double slack = 0;
@@ -164,6 +201,8 @@ static double tie_slack(const struct matmul_task *t, const struct row_group *g, 
             weight = g->d[at] * g->code[at * t->block + in_block];
             if (t->has_min)
                 weight -= g->dmin[at] * g->min[(at * t->block + in_block) / 16];
+            if (t->has_min && t->min_scale[k / t->block * t->n_tile + p] != t->scale[k / t->block * t->n_tile + p])
+                slack += sum_step(t, g, p, at, k / t->block);
         }
         slack += fabs(weight) * t->ties.tie[i].step;
     }
@@ -209,6 +248,7 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
         look.code = t->code ? t->code + (int64_t)p * t->block : NULL;
         look.sum16 = t->sum16 ? t->sum16 + (int64_t)p * t->block / 16 : NULL;
         look.scale = t->scale ? t->scale + p : NULL;
+        look.min_scale = t->min_scale ? t->min_scale + p : NULL;
         look.step = t->n_tile;
         double again, about;
         if (par_look_matmul(&look, exact, got, &again, &about)) {
@@ -219,8 +259,17 @@ static void judge_one(const struct matmul_task *t, struct eval_tally *tally, con
     par_eval_element(tally, e->out->dtype, pos, row, exact, got, bound);
 }
 
-static struct made_sum block_sum(const struct matmul_task *t, const struct row_group *g, int at) {
-    return (struct made_sum){g->sum[at], g->sum_abs[at], t->bound.path * g->path[at]};
+static struct made_sum block_sum(const struct matmul_task *t, const struct row_group *g, int p, int r) {
+    int at = p * SPEC_DOT_ROWS + r;
+    struct made_sum made = {g->sum[at], g->sum_abs[at], t->bound.path * g->path[at]};
+    double parts = 0;
+    for (int64_t b = 0; t->norm && b < t->n_blocks; b++) {
+        const double *norm = g->norm + 2 * (b * SPEC_DOT_ROWS + r);
+        int64_t x = b * t->n_tile + p;
+        parts += (norm[0] * fabs(t->scale[x]) + norm[1] * fabs(t->min_scale[x])) * t->norm[x];
+    }
+    made.sum_abs = made.sum_abs > parts ? made.sum_abs : parts;
+    return made;
 }
 
 static void quantised_rows(void *ctx, int thread, int n_threads) {
@@ -235,7 +284,7 @@ static void quantised_rows(void *ctx, int thread, int n_threads) {
         sum_group(t, &g);
         for (int p = 0; p < t->ev->n_pos; p++)
             for (int r = 0; r < SPEC_DOT_ROWS && row + r < end; r++)
-                judge_one(t, &t->ev->tally[thread], &g, row + r, p, r, block_sum(t, &g, p * SPEC_DOT_ROWS + r));
+                judge_one(t, &t->ev->tally[thread], &g, row + r, p, r, block_sum(t, &g, p, r));
     }
 }
 
@@ -264,6 +313,21 @@ static int16_t cut_sum(int32_t sum) {
     return (int16_t)(sum > INT16_MAX ? INT16_MAX : sum < -INT16_MAX ? -INT16_MAX : sum);
 }
 
+/* The sum as stored over that of the codes: what the judge's own sum of codes is multiplied by. */
+static double scale_of_sum(const struct spec_q8 *q, int block) {
+    int sum = 0;
+    for (int g = 0; g < block / 16; g++)
+        sum += q->sum16[g];
+    return sum ? (double)q->sum / sum : 0;
+}
+
+static double norm_of_codes(const int8_t *q, int n) {
+    int sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += q[i] * q[i];
+    return sqrt(sum);
+}
+
 static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
     int64_t k = t->w->n_cols;
@@ -271,8 +335,11 @@ static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *e
     t->code = fwd_calloc(n, sizeof *t->code);
     t->sum16 = fwd_calloc(n / 16, sizeof *t->sum16);
     t->scale = fwd_calloc(n / (size_t)t->block, sizeof *t->scale);
-    FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale, FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes",
-                t->ev->n_pos, (long long)k);
+    t->min_scale = fwd_calloc(n / (size_t)t->block, sizeof *t->min_scale);
+    if (e->numerics->split_blocks)
+        t->norm = fwd_calloc(n / (size_t)t->block, sizeof *t->norm);
+    FWD_FAIL_IF(!t->code || !t->sum16 || !t->scale || !t->min_scale || (e->numerics->split_blocks && !t->norm),
+                FWD_ENOMEM, err, "judge: no memory for %d rows of %lld codes", t->ev->n_pos, (long long)k);
     struct spec_q8 q;
     for (int p = 0; p < t->ev->n_pos; p++) {
         par_ties_position(&t->ties, p);
@@ -283,7 +350,11 @@ static enum fwd_status load_quantised(struct matmul_task *t, struct fwd_error *e
                 t->code[at * t->block + i] = q.q[i];
             for (int j = 0; j < t->block / 16; j++)
                 t->sum16[at * (t->block / 16) + j] = cut_sum(q.sum16[j]);
-            t->scale[at] = (double)q.d;
+            t->scale[at] = t->min_scale[at] = (double)q.d;
+            if (q.has_sum)
+                t->min_scale[at] = scale_of_sum(&q, t->block);
+            if (t->norm)
+                t->norm[at] = norm_of_codes(q.q, t->block);
         }
     }
     par_ties_position(&t->ties, t->ev->n_pos);
@@ -348,6 +419,17 @@ static enum fwd_status dequantise_row(struct matmul_task *t, int pos, double *x,
     return FWD_OK;
 }
 
+/* The floats of a position as they are multiplied: as they came, or rounded to the narrower format that is declared. */
+static void load_row(const struct matmul_task *t, int pos, double *x) {
+    const struct par_eval *e = t->ev->e;
+    par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), x, t->w->n_cols);
+    for (int64_t k = 0; k < t->w->n_cols && (t->act == FWD_F16 || t->act == FWD_BF16); k++) {
+        float one = (float)x[k];
+        double scale;
+        par_tensor_convert(t->act, &one, 1, &x[k], &scale);
+    }
+}
+
 static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err) {
     const struct par_eval *e = t->ev->e;
     int64_t k = t->w->n_cols;
@@ -359,7 +441,7 @@ static enum fwd_status load_floats(struct matmul_task *t, struct fwd_error *err)
         if (par_q8_block_values(t->act))
             FWD_TRY(dequantise_row(t, pos, t->x + p * k, err));
         else
-            par_load_f64(e->in[0]->dtype, par_view_row(e->in[0], pos), t->x + p * k, k);
+            load_row(t, pos, t->x + p * k);
     }
     par_ties_position(&t->ties, t->ev->n_pos);
     return FWD_OK;
@@ -453,6 +535,8 @@ enum fwd_status par_eval_matmul(struct eval *ev, struct fwd_error *err) {
     fwd_free(t.code);
     fwd_free(t.sum16);
     fwd_free(t.scale);
+    fwd_free(t.min_scale);
+    fwd_free(t.norm);
     fwd_free(t.x);
     fwd_free(t.scratch);
     par_ties_free(&t.ties);

@@ -19,6 +19,7 @@ static void fill_frequencies(struct rope_task *t) {
     double ua = par_unit_of_accumulator(nm->angle);
     if (ua < 0x1p-53)
         ua = 0x1p-53;
+    bool exact_step = (double)(float)(2.0 / c->n_rope) == 2.0 / c->n_rope;
     for (int i = 0; i < c->n_rope / 2; i++) {
         double exponent = 2.0 * i / c->n_rope, f = pow(c->rope_theta, -exponent), factor = 1;
         if (factors->data) {
@@ -30,6 +31,9 @@ static void fill_frequencies(struct rope_task *t) {
         /* pos * freq rounds, pow is within its ulps, and an exponent that has no exact form is off by u of itself. */
         bool exact = (double)(float)exponent == exponent;
         double relative = (1 + 2 * (double)nm->pow_ulp) * ua + (exact ? 0 : log(c->rope_theta) * exponent * ua);
+        /* i products, of a factor that is as far off as its one pow and that one's exponent are. */
+        if (nm->repeated_angle)
+            relative = i * (1 + 2 * (double)nm->pow_ulp + (exact_step ? 0 : log(c->rope_theta) * 2 / c->n_rope)) * ua;
         if (factors->data)
             relative += ua;
         /* The spec's own pow and product. */

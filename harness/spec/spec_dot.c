@@ -30,12 +30,12 @@ INLINE void add_block(const struct spec_tile *t, int64_t b, int p, int block, bo
         int_dots(t->min + b * SPEC_DOT_ROWS * groups, t->sum16 + at * groups, groups, min_dot);
     const double *restrict d = t->d + b * SPEC_DOT_ROWS, *restrict dmin = t->dmin + b * SPEC_DOT_ROWS;
     for (int i = 0; i < SPEC_DOT_POSITIONS; i++) {
-        double scale = t->scale[at + i];
+        double scale = t->scale[at + i], min_scale = t->min_scale[at + i];
         double *restrict sum = t->sum + (p + i) * SPEC_DOT_ROWS;
         double *restrict sum_abs = t->sum_abs + (p + i) * SPEC_DOT_ROWS;
         double *restrict path = t->path + (p + i) * SPEC_DOT_ROWS;
         for (int r = 0; r < SPEC_DOT_ROWS; r++) {
-            double term = d[r] * scale * dot[i][r], min_term = has_min ? dmin[r] * scale * min_dot[i][r] : 0.0;
+            double term = d[r] * scale * dot[i][r], min_term = has_min ? dmin[r] * min_scale * min_dot[i][r] : 0.0;
             path[r] += has_min ? fabs(sum[r] + term) : 0;
             sum[r] += term - min_term;
             path[r] += fabs(sum[r]);

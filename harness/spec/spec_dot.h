@@ -14,17 +14,18 @@ enum { SPEC_DOT_ROWS = 4, SPEC_DOT_POSITIONS = 2 };
 struct spec_tile {
     int64_t n_blocks;
     int n_pos;
-    const int16_t *code;    /* [n_blocks][SPEC_DOT_ROWS][block]: scale * q, at most 4096 in magnitude */
-    const int16_t *min;     /* [n_blocks][SPEC_DOT_ROWS][block / 16] */
-    const double *d, *dmin; /* [n_blocks][SPEC_DOT_ROWS] */
-    const int16_t *act;     /* [n_blocks][n_pos][block]: at most 127 in magnitude */
-    const int16_t *sum16;   /* [n_blocks][n_pos][block / 16]: of each 16 of act */
-    const double *scale;    /* [n_blocks][n_pos] */
-    double *sum, *sum_abs;  /* out: [n_pos][SPEC_DOT_ROWS] */
-    double *path;           /* out: the same of the magnitudes of all partial sums, a block's minimum after its dot */
+    const int16_t *code;     /* [n_blocks][SPEC_DOT_ROWS][block]: scale * q, at most 4096 in magnitude */
+    const int16_t *min;      /* [n_blocks][SPEC_DOT_ROWS][block / 16] */
+    const double *d, *dmin;  /* [n_blocks][SPEC_DOT_ROWS] */
+    const int16_t *act;      /* [n_blocks][n_pos][block]: at most 127 in magnitude */
+    const int16_t *sum16;    /* [n_blocks][n_pos][block / 16]: of each 16 of act */
+    const double *scale;     /* [n_blocks][n_pos] */
+    const double *min_scale; /* the same of the minima's dots */
+    double *sum, *sum_abs;   /* out: [n_pos][SPEC_DOT_ROWS] */
+    double *path;            /* out: the same of the magnitudes of all partial sums, a block's minimum after its dot */
 };
-/* sum = sum over blocks of d * scale * (code . act) - dmin * scale * (min . sum16), sum_abs the same with the magnitude
- * of each of the two terms. The dots are exact integers. */
+/* sum = sum over blocks of d * scale * (code . act) - dmin * min_scale * (min . sum16), sum_abs the same with the
+ * magnitude of each of the two terms. The dots are exact integers. */
 typedef void spec_tile_fn(const struct spec_tile *t);
 /* Rows w[r] of n values, ld apart: sum[r] = sum w[r][k] x[k], sum_abs[r] = sum |w[r][k] x[k]|, in F64, r below
  * SPEC_DOT_ROWS; n: any. */

@@ -44,7 +44,7 @@ enum fwd_status par_ties_add(struct par_ties *t, const float *x, int n, int64_t 
         t->room = room;
     }
     for (int i = 0; i < n_near; i++)
-        t->tie[t->n++] = (struct par_tie){k0 + at[i], d};
+        t->tie[t->n++] = (struct par_tie){k0 + at[i], fabs(d)};
     return FWD_OK;
 }
 
