@@ -10,6 +10,7 @@
  * it the same of the minima. Returns their number. */
 static int64_t fill_blocks(const struct par_matmul_look *l, double *a, double *b) {
     bool has_min = par_decode_has_min(l->w->type), f32 = l->numerics->accumulator == FWD_ACC_F32;
+    const double *min_scale = l->min_scale ? l->min_scale : l->scale;
     int64_t n = 0;
     struct spec_block s;
     for (int64_t i = 0; i < l->w->n_cols / l->block; i++) {
@@ -19,7 +20,7 @@ static int64_t fill_blocks(const struct par_matmul_look *l, double *a, double *b
             dot += s.scale[k / 16] * s.q[k] * l->code[i * l->step * l->block + k];
         for (int g = 0; g < l->block / 16; g++)
             min_dot += s.min[g] * l->sum16[i * l->step * (l->block / 16) + g];
-        double scales[2] = {(double)s.d * l->scale[i * l->step], -(double)s.dmin * l->min_scale[i * l->step]};
+        double scales[2] = {(double)s.d * l->scale[i * l->step], -(double)s.dmin * min_scale[i * l->step]};
         int32_t sums[2] = {dot, min_dot};
         for (int t = 0; t < (has_min ? 2 : 1); t++, n++) {
             a[n] = f32 ? (double)(float)scales[t] : scales[t];

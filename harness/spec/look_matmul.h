@@ -16,7 +16,7 @@ struct par_matmul_look {
     int64_t step;
     const double *x;
     const int16_t *code, *sum16;
-    const double *scale, *min_scale;
+    const double *scale, *min_scale; /* of the blocks' minima; NULL: scale */
 };
 /* As par_second_look. false also where there is no memory for it. */
 bool par_look_matmul(const struct par_matmul_look *look, double exact, double got, double *expected, double *bound);
