@@ -64,7 +64,7 @@ without := $(x86_only) $(if $(NVCC),engine/paths/cuda_absent.c,$(cuda_c))
 engine_src := $(filter-out $(without),$(wildcard engine/*.c engine/core/*.c engine/format/*.c engine/quant/*.c engine/model/*.c \
 	engine/ops/*.c engine/ops/*/*.c engine/cuda/*.c engine/paths/*.c))
 harness_src := $(wildcard harness/tap/*.c harness/spec/*.c harness/compare/*.c harness/localise/*.c harness/contract/*.c \
-	harness/fault/*.c harness/report/*.c harness/run/*.c harness/fixture/*.c)
+	harness/fault/*.c harness/report/*.c harness/run/*.c harness/judge/*.c harness/fixture/*.c)
 cli_src := $(wildcard harness/cli/*.c)
 cuda_tests := $(wildcard engine/test/test_cuda_*.c)
 test_src := $(filter-out $(if $(NVCC),,$(cuda_tests)),$(wildcard engine/test/test_*.c harness/test/test_*.c))

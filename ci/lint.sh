@@ -30,11 +30,11 @@ BEGIN {
     allow("engine/paths", "core format quant model ops cuda paths engine.h")
     allow("engine/engine.h", "core format model ops")
     allow("engine/test", "core format quant model ops cuda paths engine.h test")
-    split("tap spec compare localise contract fault report run fixture", h, " ")
+    split("tap spec compare localise contract fault report run judge fixture", h, " ")
     for (i in h) for (j in h) ok["harness/" h[i], h[j]] = 1
     for (i in h) { ok["harness/" h[i], "engine.h"] = 1; known["harness/" h[i]] = 1 }
     # The spec may not see who uses it; what others find out must not steer it.
-    split("tap localise contract fault run fixture", n, " ")
+    split("tap localise contract fault run judge fixture", n, " ")
     for (j in n) delete ok["harness/spec", n[j]]
     for (j in h) { ok["harness/cli", h[j]] = 1; ok["harness/test", h[j]] = 1 }
     allow("harness/cli", "cli engine.h")

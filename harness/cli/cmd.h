@@ -8,6 +8,7 @@ int cmd_contract(int argc, char **argv);
 int cmd_fixture(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
+int cmd_judge(int argc, char **argv);
 int cmd_paths(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
 int cmd_run(int argc, char **argv);

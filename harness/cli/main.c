@@ -16,6 +16,7 @@ static const struct command commands[] = {
     {"run", cmd_run, "compare two paths on a model: judge every op, say bug or noise, which side, which op"},
     {"trace", cmd_trace, "one path's taps in a capture file"},
     {"diff", cmd_diff, "two captures side by side"},
+    {"judge", cmd_judge, "a capture of any engine: every op that it shows against the spec"},
     {"replay", cmd_replay, "a recorded failure again, on its path or any other"},
     {"tokenize", cmd_tokenize, "the token ids of a text, as every path gets them"},
     {"generate", cmd_generate, "greedy text from one path, by the schedule that a judged run uses"},

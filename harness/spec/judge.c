@@ -5,6 +5,7 @@
 #include "spec/evidence.h"
 #include "spec/judge_batch.h"
 #include "spec/ratio_histogram.h"
+#include "spec/spec_decode.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,6 +48,8 @@ struct par_judge {
     size_t n_covered; /* bytes */
     uint8_t *accused; /* [n_accused] positions of the current call in which an element is outside */
     size_t n_accused;
+    uint8_t *rounded[2]; /* keys, values as a cache holds them */
+    size_t n_rounded[2]; /* bytes */
     struct par_evidence_set evidence;
     struct fwd_error failure; /* the first; code FWD_OK: none */
 };
@@ -121,6 +124,8 @@ void par_judge_close(struct par_judge *j) {
     fwd_free(j->sample);
     fwd_free(j->covered);
     fwd_free(j->accused);
+    fwd_free(j->rounded[0]);
+    fwd_free(j->rounded[1]);
     par_evidence_free(&j->evidence);
     fwd_free(j);
 }
@@ -362,19 +367,42 @@ struct made_views {
     struct fwd_view a, b;
 };
 
-static void find_attention(struct par_judge *j, int layer, struct par_eval *e, struct made_views *made) {
+/* The rows as a cache of binary16 gives them back, where that is declared and no cache was shown. */
+static enum fwd_status round_rows(struct par_judge *j, int which, enum fwd_op cache, int layer, struct fwd_view *v,
+                                  struct fwd_error *err) {
+    struct fwd_numerics nm = {.size = sizeof nm};
+    bool half =
+        j->options.numerics(j->options.numerics_ud, cache, layer, &nm) && (nm.act == FWD_F16 || nm.store == FWD_F16);
+    if (!half || v->dtype != FWD_F32)
+        return FWD_OK;
+    size_t n = (size_t)(v->ne[0] * v->ne[1]);
+    FWD_TRY(grow(&j->rounded[which], &j->n_rounded[which], n * sizeof(float), err));
+    for (size_t i = 0; i < n; i++) {
+        float x;
+        memcpy(&x, (const uint8_t *)v->data + i * sizeof x, sizeof x);
+        x = par_f16_to_f32(par_f32_to_f16(x));
+        memcpy(j->rounded[which] + i * sizeof x, &x, sizeof x);
+    }
+    v->data = j->rounded[which];
+    return FWD_OK;
+}
+
+static enum fwd_status find_attention(struct par_judge *j, int layer, struct par_eval *e, struct made_views *made,
+                                      struct fwd_error *err) {
     e->in[0] = find_kept(j, FWD_OP_QCUR_ROPE, FORM_FLOAT, layer);
     e->in[1] = find_kept(j, FWD_OP_K_CACHE, FORM_FLOAT, layer);
     e->in[2] = find_kept(j, FWD_OP_V_CACHE, FORM_FLOAT, layer);
-    /* A path without a cache reads the rows themselves. */
-    if (!e->in[1])
-        e->in[1] = history_view(&j->keys[layer], &made->a);
-    if (!e->in[2])
-        e->in[2] = history_view(&j->values[layer], &made->b);
     e->n_in = 3;
+    /* A path without a cache reads the rows themselves. */
+    if (!e->in[1] && (e->in[1] = history_view(&j->keys[layer], &made->a)))
+        FWD_TRY(round_rows(j, 0, FWD_OP_K_CACHE, layer, &made->a, err));
+    if (!e->in[2] && (e->in[2] = history_view(&j->values[layer], &made->b)))
+        FWD_TRY(round_rows(j, 1, FWD_OP_V_CACHE, layer, &made->b, err));
+    return FWD_OK;
 }
 
-static void find_inputs(struct par_judge *j, struct par_eval *e, struct made_views *made) {
+static enum fwd_status find_inputs(struct par_judge *j, struct par_eval *e, struct made_views *made,
+                                   struct fwd_error *err) {
     const struct fwd_numerics *nm = e->numerics;
     int layer = e->layer;
     e->n_in = 1;
@@ -382,58 +410,57 @@ static void find_inputs(struct par_judge *j, struct par_eval *e, struct made_vie
     case FWD_OP_INP_EMBD:
         made->a = (struct fwd_view){.size = sizeof made->a, .dtype = FWD_I32, .n_pos = j->n_tokens, .data = j->tokens};
         e->in[0] = &made->a;
-        return;
+        return FWD_OK;
     case FWD_OP_ATTN_NORM:
         e->in[0] = find_residual(j, layer);
-        return;
+        return FWD_OK;
     case FWD_OP_QCUR:
     case FWD_OP_KCUR:
     case FWD_OP_VCUR:
         e->in[0] = find_act(j, FWD_OP_ATTN_NORM_Q8, FWD_OP_ATTN_NORM, layer, nm);
-        return;
+        return FWD_OK;
     case FWD_OP_K_CACHE:
         e->in[0] = history_view(&j->keys[layer], &made->a);
-        return;
+        return FWD_OK;
     case FWD_OP_V_CACHE:
         e->in[0] = history_view(&j->values[layer], &made->a);
-        return;
+        return FWD_OK;
     case FWD_OP_KQV_OUT:
-        find_attention(j, layer, e, made);
-        return;
+        return find_attention(j, layer, e, made, err);
     case FWD_OP_ATTN_OUT:
         e->in[0] = find_act(j, FWD_OP_KQV_OUT_Q8, FWD_OP_KQV_OUT, layer, nm);
-        return;
+        return FWD_OK;
     case FWD_OP_FFN_INP:
         e->in[0] = find_kept(j, FWD_OP_ATTN_OUT, FORM_FLOAT, layer);
         e->in[1] = find_residual(j, layer);
         e->n_in = 2;
-        return;
+        return FWD_OK;
     case FWD_OP_FFN_NORM:
         e->in[0] = find_kept(j, FWD_OP_FFN_INP, FORM_FLOAT, layer);
-        return;
+        return FWD_OK;
     case FWD_OP_FFN_GATE:
     case FWD_OP_FFN_UP:
         e->in[0] = find_act(j, FWD_OP_FFN_NORM_Q8, FWD_OP_FFN_NORM, layer, nm);
-        return;
+        return FWD_OK;
     case FWD_OP_FFN_SWIGLU:
         e->in[0] = find_kept(j, FWD_OP_FFN_GATE, FORM_FLOAT, layer);
         e->in[1] = find_kept(j, FWD_OP_FFN_UP, FORM_FLOAT, layer);
         e->n_in = 2;
-        return;
+        return FWD_OK;
     case FWD_OP_FFN_OUT:
         e->in[0] = find_act(j, FWD_OP_FFN_SWIGLU_Q8, FWD_OP_FFN_SWIGLU, layer, nm);
-        return;
+        return FWD_OK;
     case FWD_OP_L_OUT:
         e->in[0] = find_kept(j, FWD_OP_FFN_OUT, FORM_FLOAT, layer);
         e->in[1] = find_kept(j, FWD_OP_FFN_INP, FORM_FLOAT, layer);
         e->n_in = 2;
-        return;
+        return FWD_OK;
     case FWD_OP_RESULT_NORM:
         e->in[0] = find_kept(j, FWD_OP_L_OUT, FORM_FLOAT, par_spec_config(j->model)->n_layer - 1);
-        return;
+        return FWD_OK;
     case FWD_OP_RESULT_OUTPUT:
         e->in[0] = find_act(j, FWD_OP_RESULT_NORM_Q8, FWD_OP_RESULT_NORM, -1, nm);
-        return;
+        return FWD_OK;
     case FWD_OP_QCUR_ROPE:
     case FWD_OP_KCUR_ROPE:
     case FWD_OP_ATTN_NORM_Q8:
@@ -446,7 +473,7 @@ static void find_inputs(struct par_judge *j, struct par_eval *e, struct made_vie
         bool rope = e->op == FWD_OP_QCUR_ROPE || e->op == FWD_OP_KCUR_ROPE;
         enum fwd_op from = e->op == FWD_OP_QCUR_ROPE ? FWD_OP_QCUR : rope ? FWD_OP_KCUR : e->op - 1;
         e->in[0] = find_kept(j, from, FORM_FLOAT, layer);
-        return;
+        return FWD_OK;
     }
     }
 }
@@ -488,7 +515,7 @@ static enum fwd_status judge_view(struct par_judge *j, const struct fwd_view *v,
                          .out = v,
                          .numerics = &nm,
                          .bound = j->options.bound};
-    find_inputs(j, &e, &made);
+    FWD_TRY(find_inputs(j, &e, &made, err));
     return judge_or_wait(j, &e, err);
 }
 
@@ -517,6 +544,29 @@ int par_judge_tap(void *ud, const struct fwd_view *view) {
     if (j->failure.code == FWD_OK)
         (void)take_view(j, view, &j->failure);
     return 0; /* the path goes on: a judge that fails must not change what is judged */
+}
+
+enum fwd_status par_judge_try(struct par_judge *j, const struct fwd_view *view, const uint8_t *judge_pos,
+                              struct par_op_row *row, struct fwd_error *err) {
+    struct par_ratio_histogram hist = {0};
+    struct fwd_numerics nm = {.size = sizeof nm};
+    struct made_views made;
+    row->op = view->op;
+    row->layer = view->layer;
+    row->verdict = PAR_UNMEASURED;
+    if (!j->options.numerics(j->options.numerics_ud, view->op, view->layer, &nm))
+        return FWD_OK;
+    struct par_eval e = {.op = view->op,
+                         .layer = view->layer,
+                         .pos0 = view->pos0,
+                         .n_pos = view->n_pos,
+                         .judge_pos = judge_pos,
+                         .out = view,
+                         .numerics = &nm,
+                         .caps = j->options.caps,
+                         .bound = j->options.bound};
+    FWD_TRY(find_inputs(j, &e, &made, err));
+    return par_judge_eval(j->model, j->options.pool, &e, row, &hist, err);
 }
 
 /* ---- results

@@ -140,6 +140,10 @@ enum fwd_status par_judge_seq_begin(struct par_judge *j, struct fwd_error *err);
 /* A fwd_tap_fn; ud is the judge. Copies what later ops need, judges what is complete; matmuls of few positions wait for
  * more, at the latest until par_judge_seq_begin or par_judge_rows. A failure is kept and returned by par_judge_rows. */
 int par_judge_tap(void *ud, const struct fwd_view *view);
+/* What par_judge_tap would say of this call, from the taps that were shown so far; nothing is kept of it. *row is the
+ * caller's, zeroed. judge_pos as in struct par_eval. An op without declared numerics leaves it UNMEASURED. */
+enum fwd_status par_judge_try(struct par_judge *j, const struct fwd_view *view, const uint8_t *judge_pos,
+                              struct par_op_row *row, struct fwd_error *err);
 /* rows: one per (op, layer) of the model in forward order, [*n_rows], owned by the judge; an op whose tap or input
  * never came is UNMEASURED with a note. */
 enum fwd_status par_judge_rows(struct par_judge *j, const struct par_op_row **rows, int *n_rows, struct fwd_error *err);
