@@ -199,7 +199,8 @@ int cmd_judge(int argc, char **argv) {
         par_options_help(
             stdout, "judge CAPTURE MODEL [--assert KEY=VALUE ..] [options]",
             "Judges every op that a capture shows from the inputs that it shows. CAPTURE is a file of\n"
-            "`parity trace` or plain safetensors. What it does not say is asserted: in CAPTURE.facts.json,\n"
+            "`parity trace`, plain safetensors, an .npz (stored), or a folder of .npy files or of APRT\n"
+            "stages. What it does not say is asserted: in CAPTURE.facts.json,\n"
             "or with --assert token_ids=1,2,3, positions=0:78, layers=0..5, tap:Qcur=pairs-split (or\n"
             "before-bias, pairs-joined, transposed, as-named). Assertions are recorded and cap the verdict.",
             rows, n_rows);

@@ -243,8 +243,30 @@ static enum fwd_status read_side_file(struct par_import *im, const char *path, s
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
+/* A folder of .npy files or of stages; which, the first that has any says. */
+static enum fwd_status open_folder(struct par_import *im, const char *path, struct fwd_error *err) {
+    FWD_TRY(par_npy_folder_open(&im->source, path, err));
+    if (im->source.n_items)
+        return FWD_OK;
+    par_import_source_free(&im->source);
+    FWD_TRY(par_aprt_folder_open(&im->source, path, err));
+    FWD_FAIL_IF(im->source.n_items == 0, FWD_EMISSING, err, "%s: a folder with neither .npy files nor APRT stages",
+                path);
+    return FWD_OK;
+}
+
 static enum fwd_status open_source(struct par_import *im, const char *path, struct fwd_error *err) {
-    return open_capture(im, path, err);
+    struct stat st;
+    char magic[4] = "";
+    FWD_FAIL_IF(stat(path, &st) != 0, errno == ENOENT ? FWD_ENOTFOUND : FWD_EIO, err, "%s: cannot be opened: %s", path,
+                strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return open_folder(im, path, err);
+    FILE *in = S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
+    bool is_zip = in && fread(magic, 1, sizeof magic, in) == sizeof magic && !memcmp(magic, "PK\3\4", 4);
+    if (in)
+        (void)fclose(in);
+    return is_zip ? par_npz_open(&im->source, path, err) : open_capture(im, path, err);
 }
 
 enum fwd_status par_import_open(struct par_import **out, const char *path, const struct par_tap_map *map,

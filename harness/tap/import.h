@@ -1,9 +1,10 @@
 /* harness/tap/import.h: a capture of any origin, as tensors with a meaning and facts with an origin.
  *
- * Read are our own container and plain safetensors (capture.h). What a format does not say a person asserts: in a side
- * file CAPTURE.facts.json (an object of strings) or one by one. An asserted fact stays marked as one; one that
- * contradicts what the capture itself records is refused. Nothing in a file is believed before it is checked against
- * the file's size. */
+ * Read are: our own container and plain safetensors (capture.h), .npz archives whose members are stored, folders of
+ * .npy files, and aprender's folders of APRT stages. What a format does not say a person asserts: in a side file
+ * CAPTURE.facts.json (an object of strings) or one by one. An asserted fact stays marked as one; one that contradicts
+ * what the capture itself records is refused. Nothing in a file is believed before it is checked against the file's
+ * size. */
 #ifndef HARNESS_TAP_IMPORT_H
 #define HARNESS_TAP_IMPORT_H
 

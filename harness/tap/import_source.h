@@ -35,4 +35,18 @@ struct import_map {
 enum fwd_status par_import_map(struct import_map *out, const char *path, struct fwd_error *err);
 void par_import_unmap(struct import_map *m);
 
+/* The header of one .npy file; *item gets dtype, shape and size, *data_at where its values begin. name: for messages.
+ */
+enum fwd_status par_npy_header(const uint8_t *data, size_t n_bytes, const char *name, struct import_item *item,
+                               size_t *data_at, struct fwd_error *err);
+/* data must outlive the source. */
+enum fwd_status par_npz_open_bytes(struct import_source *out, const uint8_t *data, size_t n_bytes, const char *name,
+                                   struct fwd_error *err);
+enum fwd_status par_npz_open(struct import_source *out, const char *path, struct fwd_error *err);
+enum fwd_status par_npy_folder_open(struct import_source *out, const char *path, struct fwd_error *err);
+/* The 12 bytes before a stage's values; *layer -1 for a stage outside layers. */
+enum fwd_status par_aprt_header(const uint8_t *data, size_t n_bytes, const char *name, int *layer, uint32_t *n_values,
+                                struct fwd_error *err);
+enum fwd_status par_aprt_folder_open(struct import_source *out, const char *path, struct fwd_error *err);
+
 #endif
