@@ -12,7 +12,7 @@ enum { MOST_ASSERTIONS = 32 };
 
 struct judge_options {
     const char *capture, *model;
-    const char *ids, *ids_file, *map, *report, *bound;
+    const char *numerics, *ids, *ids_file, *map, *report, *bound;
     const char *assertions[MOST_ASSERTIONS];
     int n_assertions;
     int threads;
@@ -21,6 +21,8 @@ struct judge_options {
 
 static int fill_options(struct judge_options *o, struct par_opt *rows) {
     const struct par_opt own[] = {
+        {"numerics", 0, PAR_OPT_STRING, &o->numerics, 0, 0, "FILE",
+         "what the engine promises (contracts/numerics; default: what the capture records)"},
         {"ids", 0, PAR_OPT_STRING, &o->ids, 0, 0, "IDS", "the token ids, where the capture does not say: 1,2,3"},
         {"tokens-file", 0, PAR_OPT_STRING, &o->ids_file, 0, 0, "FILE", "the same from a file"},
         {"map", 0, PAR_OPT_STRING, &o->map, 0, 0, "FILE", "names: a JSON object {\"their.#.name\": \"Qcur-#\"}"},
@@ -137,7 +139,8 @@ static enum fwd_status judge(const struct judge_options *o, const struct fwd_ggu
     struct par_judgement result = {0};
     FWD_TRY(assert_all(o, im, err));
     FWD_TRY(par_sha256_model(file, sha, err));
-    FWD_TRY(par_declared_own(&declared, file, im, err));
+    FWD_TRY(o->numerics ? par_declared_file(&declared, file, o->numerics, err)
+                        : par_declared_own(&declared, file, im, err));
     struct par_judge_capture options = {.file = file,
                                         .model_path = o->model,
                                         .model_sha256 = sha,
@@ -146,7 +149,7 @@ static enum fwd_status judge(const struct judge_options *o, const struct fwd_ggu
                                         .numerics = par_declared_numerics,
                                         .numerics_ud = declared,
                                         .numerics_name = par_declared_name(declared),
-                                        .numerics_recorded = true,
+                                        .numerics_recorded = !o->numerics,
                                         .n_threads = o->threads,
                                         .bound =
                                             o->bound && !strcmp(o->bound, "worst") ? PAR_BOUND_WORST : PAR_BOUND_LIKELY,

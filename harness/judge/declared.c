@@ -2,6 +2,8 @@
 
 #include "run/drive.h"
 #include "run/trace.h"
+#include "spec/numerics_file.h"
+#include "spec/spec_model.h"
 #include "tap/capture.h"
 
 #include <stdio.h>
@@ -9,7 +11,9 @@
 #include <string.h>
 
 struct par_declared {
-    char name[160];
+    char name[300];
+    struct par_numerics *numerics; /* of a file; else of a path: */
+    struct par_spec_model *model;
     const struct fwd_path *path;
     struct fwd_session *session;
     char act[64], caps[128], force[512]; /* what the knobs point to */
@@ -89,14 +93,52 @@ enum fwd_status par_declared_own(struct par_declared **out, const struct fwd_ggu
     return FWD_OK;
 }
 
+/* Whether the file leaves open in what order any op of this model adds. */
+static bool is_open(const struct par_declared *d) {
+    for (int op = 0; op < FWD_OP_COUNT; op++) {
+        const struct spec_weight *w =
+            par_spec_weight(d->model, (enum fwd_op)op, fwd_op_in_layer((enum fwd_op)op) ? 0 : -1);
+        if (par_numerics_order_is_open(d->numerics, (enum fwd_op)op, w ? w->type : 0))
+            return true;
+    }
+    return false;
+}
+
+enum fwd_status par_declared_file(struct par_declared **out, const struct fwd_gguf *file, const char *path,
+                                  struct fwd_error *err) {
+    struct par_declared *d = fwd_calloc(1, sizeof *d);
+    FWD_FAIL_IF(!d, FWD_ENOMEM, err, "no memory for numerics");
+    enum fwd_status rc = par_numerics_load(&d->numerics, path, err);
+    if (rc == FWD_OK)
+        rc = par_spec_open(&d->model, file, err);
+    if (rc != FWD_OK) {
+        par_declared_free(d);
+        return rc;
+    }
+    (void)snprintf(d->name, sizeof d->name, "%.60s, from %.120s%s", par_numerics_name(d->numerics), path,
+                   is_open(d) ? "; it leaves orders of additions open: what is inside its bounds is consistent with it"
+                              : "");
+    *out = d;
+    return FWD_OK;
+}
+
 void par_declared_free(struct par_declared *d) {
-    if (d && d->session)
+    if (!d)
+        return;
+    if (d->session)
         d->path->close(d->session);
+    if (d->model)
+        par_spec_close(d->model);
+    par_numerics_free(d->numerics);
     fwd_free(d);
 }
 
 bool par_declared_numerics(void *ud, enum fwd_op op, int layer, struct fwd_numerics *out) {
     const struct par_declared *d = ud;
+    if (d->numerics) {
+        const struct spec_weight *w = par_spec_weight(d->model, op, layer), *bias = par_spec_bias(d->model, op, layer);
+        return par_numerics_of(d->numerics, op, w ? w->type : 0, w ? w->n_cols : 0, bias && bias->data, out);
+    }
     return d->path->numerics(d->session, op, layer, out);
 }
 
