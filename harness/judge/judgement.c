@@ -392,12 +392,13 @@ enum fwd_status par_judge_capture(const struct par_judge_capture *options, struc
     *out = (struct par_judgement){.verdict = PAR_HELD, .first = -1, .worst = -1, .text = par_text_create()};
     FWD_FAIL_IF(!out->text, FWD_ENOMEM, err, "no memory for a judgement");
     (void)par_import_tensors(options->capture, &out->n_tensors);
-    out->kind = par_import_kind(options->capture);
-    out->capture_path = options->capture_path;
-    out->model_path = options->model_path;
-    out->model_sha256 = options->model_sha256;
-    out->numerics = options->numerics_name;
-    out->command = options->command;
+    /* Copies: what they come from may be gone when the judgement is written. */
+    out->kind = par_text_printf(out->text, "%s", par_import_kind(options->capture));
+    out->capture_path = par_text_printf(out->text, "%s", options->capture_path);
+    out->model_path = par_text_printf(out->text, "%s", options->model_path);
+    out->model_sha256 = par_text_printf(out->text, "%s", options->model_sha256);
+    out->numerics = par_text_printf(out->text, "%s", options->numerics_name);
+    out->command = options->command ? par_text_printf(out->text, "%s", options->command) : NULL;
     enum fwd_status rc = hold_court(&c, err);
     report(&c, "", -1, 0);
     par_judge_close(c.judge);
