@@ -1,4 +1,4 @@
-/* engine/ops/table.h: the kernel variants of variants.def as data, and the one rule that chooses among them. */
+/* engine/ops/variant_table.h: the kernel variants of variants.def as data, and the one rule that chooses among them. */
 #ifndef ENGINE_OPS_VARIANT_TABLE_H
 #define ENGINE_OPS_VARIANT_TABLE_H
 
